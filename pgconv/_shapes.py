@@ -1,0 +1,89 @@
+"""Argument checks that name the argument, the expected shape, the received shape and the way out."""
+
+from __future__ import annotations
+
+import torch
+
+
+def describe(value: object) -> str:
+    """Short text of what was received: shape and dtype of a tensor, the value and type of anything else."""
+    if isinstance(value, torch.Tensor):
+        return f"a tensor of shape {list(value.shape)} and dtype {str(value.dtype).removeprefix('torch.')}"
+    return f"{value!r} ({type(value).__name__})"
+
+
+def require_tensor(op: str, name: str, value: object) -> torch.Tensor:
+    """``value`` itself if it is a tensor."""
+    if not isinstance(value, torch.Tensor):
+        raise ValueError(f"{op}: {name} must be a tensor, received {describe(value)}")
+    return value
+
+
+def check_shape(op: str, name: str, value: object, pattern: str, axes: dict[str, int | tuple[int, ...]]) -> None:
+    """Match ``value.shape`` against ``pattern``, binding axis names in ``axes``.
+
+    ``pattern`` is a space separated list of axis names (``"B C Nv H W"``). A name already in ``axes`` must agree with
+    the bound size (a tuple lists the allowed sizes); an unbound name is bound. ``name|1`` also accepts size 1 and
+    binds nothing when it meets 1.
+    """
+    tensor = require_tensor(op, name, value)
+    names = pattern.split()
+    if tensor.dim() != len(names):
+        raise ValueError(f"{op}: {name} must have {len(names)} dimensions {_render(names, axes)}, received {describe(tensor)}")
+    for axis, (symbol, size) in enumerate(zip(names, tensor.shape)):
+        base, _, alternative = symbol.partition("|")
+        if alternative and size == int(alternative):
+            continue
+        known = axes.get(base)
+        if known is None:
+            axes[base] = size
+            continue
+        allowed = known if isinstance(known, tuple) else (known,)
+        if size not in allowed:
+            expected = " or ".join(str(a) for a in (*allowed, *([int(alternative)] if alternative else [])))
+            raise ValueError(
+                f"{op}: {name} must be {_render(names, axes)}: axis {axis} ({base}) should be {expected} to match the other "
+                f"arguments, received {describe(tensor)}"
+            )
+
+
+def _render(names: list[str], axes: dict[str, int | tuple[int, ...]]) -> str:
+    def one(symbol: str) -> str:
+        known = axes.get(symbol.partition("|")[0])
+        return f"{symbol}={known}" if isinstance(known, int) else symbol
+
+    return "[" + ", ".join(one(s) for s in names) + "]"
+
+
+def check_choice(op: str, name: str, value: object, options: tuple[str, ...]) -> None:
+    """``value`` must be one of ``options``."""
+    if value not in options:
+        raise ValueError(f"{op}: {name} must be one of {', '.join(map(repr, options))}, received {describe(value)}")
+
+
+def check_floating(op: str, name: str, value: torch.Tensor, allowed: tuple[torch.dtype, ...] | None = None) -> None:
+    """``value`` must be floating point, and of one of ``allowed`` where given."""
+    if not value.is_floating_point() or (allowed is not None and value.dtype not in allowed):
+        options = "a floating point dtype" if allowed is None else " or ".join(str(d).removeprefix("torch.") for d in allowed)
+        raise ValueError(f"{op}: {name} must have {options}, received {describe(value)}; convert it with {name}.to(dtype)")
+
+
+def check_same_device(op: str, **tensors: torch.Tensor | None) -> None:
+    """All tensors that are not None must live on one device."""
+    first: tuple[str, torch.device] | None = None
+    for name, tensor in tensors.items():
+        if tensor is None:
+            continue
+        if first is None:
+            first = (name, tensor.device)
+        elif tensor.device != first[1]:
+            raise ValueError(
+                f"{op}: {name} is on {tensor.device} but {first[0]} is on {first[1]}; move one of them with .to(device)"
+            )
+
+
+def check_positive_int(op: str, name: str, value: object, minimum: int = 1) -> int:
+    """``value`` as an int that is at least ``minimum``."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
+        raise ValueError(f"{op}: {name} must be an integer >= {minimum}, received {describe(value)}")
+    return value

@@ -1,0 +1,26 @@
+"""What a backend is: a name, the orders it knows for an operation, reasons, and plain functions. No autograd here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from pgconv.spec import Facts
+
+
+class Backend(Protocol):
+    """A set of raw functions named after the operations, each with a ``<op>_backward`` beside it."""
+
+    name: str
+
+    def unavailable(self, device: str) -> str | None:
+        """Why nothing of this backend runs on a device type here, or None."""
+
+    def orders(self, op: str) -> tuple[str, ...]:
+        """Evaluation orders of an operation, the one taken when the backend is asked for by name first."""
+
+    def why_not(self, facts: Facts, order: str) -> str | None:
+        """Why this call cannot run in that order, or None. Selection, error texts, docs and tests read this string."""
+
+    def function(self, op: str) -> Callable[..., Any]:
+        """The raw function of an operation."""

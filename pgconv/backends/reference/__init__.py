@@ -1,0 +1,90 @@
+"""The reference backend: plain PyTorch on any device and floating dtype. It is the specification the others are tested against.
+
+Written to be read; speed is not its aim. Backward passes are the automatic derivatives of the forward definitions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from pgconv.backends.reference import features, group_conv2d, point_conv
+from pgconv.backends.reference.vjp import vjp
+from pgconv.spec import ORDERS, ConvGeometry, Facts, FeatureSpec
+
+_ORDERS = {
+    "relative_features": ("direct",),
+    "kernel_net": ("direct",),
+    "group_conv2d": ORDERS,
+    "point_conv": ("aggregate",),
+}
+
+
+class ReferenceBackend:
+    """See ``pgconv.backends.base.Backend``."""
+
+    name = "reference"
+
+    def unavailable(self, device: str) -> str | None:
+        return None
+
+    def orders(self, op: str) -> tuple[str, ...]:
+        return _ORDERS[op]
+
+    def why_not(self, facts: Facts, order: str) -> str | None:
+        known = self.orders(facts.op)
+        return None if order in known else f"the reference evaluates {facts.op} in the orders {', '.join(known)}, not {order!r}"
+
+    def function(self, op: str) -> Callable[..., Any]:
+        return _FUNCTIONS[op]
+
+
+def _relative_features(order: str, v, u, params, spec: FeatureSpec):
+    return features.relative_features(v, u, params, spec)
+
+
+def _relative_features_backward(order: str, needs, grad, v, u, params, spec: FeatureSpec):
+    return vjp(lambda v, u, p: features.relative_features(v, u, p, spec), (v, u, params), grad, needs)
+
+
+def _kernel_net(order: str, coords, params, net: str):
+    return features.kernel_net(coords, params, net)
+
+
+def _kernel_net_backward(order: str, needs, grad, coords, params, net: str):
+    return vjp(lambda x, p: features.kernel_net(x, p, net), (coords, params), grad, needs)
+
+
+def _group_conv2d(order: str, f, phi, weight, geometry: ConvGeometry):
+    return group_conv2d.group_conv2d(f, phi, weight, geometry, order)
+
+
+def _group_conv2d_backward(order: str, needs, grad, f, phi, weight, geometry: ConvGeometry):
+    return vjp(lambda *t: group_conv2d.group_conv2d(*t, geometry, order), (f, phi, weight), grad, needs)
+
+
+def _point_conv(order: str, f, v, u, params, weight, bias, index, rowptr, spec: FeatureSpec, depthwise: bool):
+    return point_conv.point_conv(f, v, u, params, weight, bias, index, rowptr, spec, depthwise)
+
+
+def _point_conv_backward(order, needs, grad, f, v, u, params, weight, bias, index, rowptr, spec, depthwise):
+    def forward(f: torch.Tensor, v, u, params, weight, bias):
+        return point_conv.point_conv(f, v, u, params, weight, bias, index, rowptr, spec, depthwise)
+
+    return vjp(forward, (f, v, u, params, weight, bias), grad, needs)
+
+
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "relative_features": _relative_features,
+    "relative_features_backward": _relative_features_backward,
+    "kernel_net": _kernel_net,
+    "kernel_net_backward": _kernel_net_backward,
+    "group_conv2d": _group_conv2d,
+    "group_conv2d_backward": _group_conv2d_backward,
+    "point_conv": _point_conv,
+    "point_conv_backward": _point_conv_backward,
+}
+
+BACKEND = ReferenceBackend()

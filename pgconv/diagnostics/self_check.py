@@ -1,0 +1,116 @@
+"""``self_check``: a module's values and gradients against the float64 reference."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pgconv.ops.dispatch import use_backend
+
+VALUE_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}
+GRADIENT_FACTOR = 10.0
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """Relative errors (largest absolute difference over largest reference value) by name, and the bound for each."""
+
+    errors: dict[str, float]
+    bounds: dict[str, float]
+
+    @property
+    def ok(self) -> bool:
+        """Whether every error is within its bound (NaN is not)."""
+        return all(self.errors[name] <= self.bounds[name] for name in self.errors)
+
+    def __str__(self) -> str:
+        width = max(map(len, self.errors), default=0)
+        lines = [
+            f"{name:<{width}}  {error:9.2e}  {'ok' if error <= self.bounds[name] else f'exceeds {self.bounds[name]:.0e}'}"
+            for name, error in self.errors.items()
+        ]
+        return "\n".join([*lines, "all within bounds" if self.ok else "OUT OF BOUNDS"])
+
+
+def self_check(module: nn.Module, *inputs: Any, seed: int = 0) -> CheckReport:
+    """Compare a module as it runs with a float64 copy of it on the reference backend.
+
+    Both draw the same group samples (random numbers are drawn in float64 and then rounded). Compared are all floating
+    tensors of the output, and the gradients of every parameter and every floating input that requires one, of
+    the sum of outputs times a fixed random tensor. Bounds: 1e-5 for float32 values and ten times that for gradients.
+
+    Args:
+        module: any module; it is copied, never changed
+        *inputs: its arguments (tensors, or tuples of tensors such as ``Samples``)
+        seed: of the sampling and of the random cotangent
+
+    Returns:
+        a report; ``str()`` is a table, ``.ok`` the verdict
+
+    Example:
+        >>> import torch, pgconv
+        >>> conv = pgconv.nn.LiftingConv2d(1, 4, kernel_size=3, group="SE(2)", num_samples=4)
+        >>> pgconv.self_check(conv, torch.randn(2, 1, 5, 5, generator=torch.Generator().manual_seed(0))).ok
+        True
+    """
+    dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
+    fast = _run(copy.deepcopy(module), inputs, seed)
+    with use_backend("reference"):
+        exact = _run(copy.deepcopy(module).double(), _map(inputs, torch.Tensor.double), seed)
+    value_bound = VALUE_TOLERANCE.get(dtype, 1e-5)
+    errors = {name: _error(fast[name], exact[name]) for name in exact}
+    bounds = {name: value_bound * (GRADIENT_FACTOR if name.startswith("grad ") else 1) for name in exact}
+    return CheckReport(errors, bounds)
+
+
+def _run(module: nn.Module, inputs: tuple[Any, ...], seed: int) -> dict[str, Tensor]:
+    inputs = _map(inputs, lambda t: t.detach().clone().requires_grad_(t.requires_grad))
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        torch.manual_seed(seed)
+        outputs = list(_tensors(module(*inputs)))
+        generator = torch.Generator().manual_seed(seed + 1)
+        loss = sum(
+            (out * torch.randn(out.shape, dtype=torch.float64, generator=generator).to(out)).sum() for out in outputs
+        )
+    results = {f"output {i}": out.detach() for i, out in enumerate(outputs)}
+    leaves = {f"grad {name}": p for name, p in module.named_parameters() if p.requires_grad}
+    leaves |= {f"grad input {i}": t for i, t in enumerate(_tensors(inputs)) if t.requires_grad}
+    if leaves and isinstance(loss, Tensor) and loss.requires_grad:
+        grads = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
+        results |= dict(zip(leaves, grads))
+    return results
+
+
+def _error(value: Tensor, reference: Tensor) -> float:
+    if value.shape != reference.shape:
+        return float("inf")
+    if value.numel() == 0:
+        return 0.0
+    scale = reference.abs().max().item()
+    return (value.double() - reference).abs().max().item() / (scale or 1.0)
+
+
+def _tensors(tree: Any) -> Iterator[Tensor]:
+    if isinstance(tree, Tensor):
+        if tree.is_floating_point():
+            yield tree
+    elif isinstance(tree, (tuple, list)):
+        for item in tree:
+            yield from _tensors(item)
+
+
+def _map(tree: Any, function: Any) -> Any:
+    if isinstance(tree, Tensor):
+        if not tree.is_floating_point():
+            return tree
+        mapped = function(tree)
+        return mapped.detach().requires_grad_(tree.requires_grad)
+    if isinstance(tree, (tuple, list)):
+        items = [_map(item, function) for item in tree]
+        return type(tree)(*items) if hasattr(tree, "_fields") else type(tree)(items)
+    return tree

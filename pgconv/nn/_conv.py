@@ -1,0 +1,122 @@
+"""What all convolution layers share: the kernel net, the head the layer owns, the samplers and the argument defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from pgconv import groups, kernel_nets, sampling
+from pgconv._shapes import check_choice, check_positive_int, check_shape, describe
+from pgconv.groups import Group
+from pgconv.kernel_nets import KernelNet
+from pgconv.sampling import Samples
+
+NetFactory = str | Callable[[int], KernelNet]
+
+
+class SampledConv(nn.Module):
+    """Base of the convolution layers.
+
+    Owns the kernel net ``net``, the head ``weight [O, C, H]`` and ``weight_bias [O, C]``, and the output bias ``bias [O]``
+    that is added once per output. ``compat="release"`` selects the conventions of the method's public release: form
+    "correlation", chart "release", reduction "sum", and its samplers.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        group: str | Group,
+        *,
+        part: str = "all",
+        kernel_net: NetFactory = "siren",
+        hidden: int = 32,
+        layers: int = 3,
+        omega0: float = 10.0,
+        form: str | None = None,
+        chart: str | None = None,
+        reduction: str | None = None,
+        bias: bool = True,
+        weight_bias: bool = True,
+        depthwise: bool = False,
+        compat: str | None = None,
+        backend: str | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        name = type(self).__name__
+        self.in_channels = check_positive_int(name, "in_channels", in_channels)
+        self.out_channels = check_positive_int(name, "out_channels", out_channels)
+        self.group = groups.get(group)
+        check_choice(name, "compat", compat, (None, "release"))  # type: ignore[arg-type]
+        self.compat = compat
+        release = compat == "release"
+        self.form = form or ("correlation" if release else "convolution")
+        self.chart = chart or ("release" if release else "product")
+        self.reduction = reduction or ("sum" if release else "mean")
+        self.backend = backend
+        self.net = _build_net(name, kernel_net, self.group.coord_dim_of(self.chart, part), hidden, layers, omega0)
+        head = (out_channels,) if depthwise else (out_channels, in_channels)
+        self.weight = nn.Parameter(torch.empty(*head, self.net.hidden))
+        self.weight_bias = nn.Parameter(torch.empty(head)) if weight_bias else None
+        self.bias = nn.Parameter(torch.empty(out_channels)) if bias else None
+        self.reset_parameters()
+        self.to(device=device, dtype=dtype)
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Initialise the head by the kernel net's rule and the output bias with zeros."""
+        self.net.reset_head_(self.weight, self.weight_bias)
+        if self.bias is not None:
+            self.bias.zero_()
+
+    def _kernel_options(self) -> dict:
+        return {"group": self.group, "chart": self.chart, "backend": self.backend}
+
+    def _add_bias(self, y: Tensor) -> Tensor:
+        return y if self.bias is None else y + self.bias.reshape(-1, *[1] * (y.dim() - 2)).to(y.dtype)
+
+    def extra_repr(self) -> str:
+        text = f"{self.in_channels}, {self.out_channels}, group={self.group.name!r}, form={self.form!r}, chart={self.chart!r}"
+        return text + (f", compat={self.compat!r}" if self.compat else "")
+
+
+def make_sampler(
+    layer: str, name: str | nn.Module, group: Group, num_samples: int, per_example: bool, compat: str | None
+) -> nn.Module:
+    """A sampler by name, or the module itself."""
+    if isinstance(name, nn.Module):
+        return name
+    check_positive_int(layer, "num_samples", num_samples)
+    return sampling.get(name, group, num_samples, per_example=per_example, compat=compat)
+
+
+def check_samples(layer: str, name: str, samples: object) -> Samples:
+    """``samples`` as the pair (elements, weights) that the previous layer returned."""
+    if not (isinstance(samples, tuple) and len(samples) == 2 and all(isinstance(t, Tensor) for t in samples)):
+        raise ValueError(
+            f"{layer}: {name} must be the Samples(elements, weights) that the previous layer returned, received {describe(samples)}"
+        )
+    return Samples(*samples)
+
+
+def check_maps(layer: str, x: object, channels: int, samples: Samples) -> None:
+    """Feature maps ``[B, C, N, H, W]`` that fit the layer and their samples."""
+    axes: dict = {"C": channels, "N": samples.elements.shape[-2]}
+    check_shape(layer, "x", x, "B C N H W", axes)
+
+
+def _build_net(layer: str, factory: object, coord_dim: int, hidden: int, layers: int, omega0: float) -> KernelNet:
+    if isinstance(factory, str):
+        options = {"omega0": omega0} if factory == "siren" else {}
+        return kernel_nets.get(factory, coord_dim, hidden=hidden, layers=layers, **options)
+    if isinstance(factory, KernelNet):
+        return factory
+    if not callable(factory):
+        raise ValueError(
+            f"{layer}: kernel_net must be a name, a KernelNet, or a function from coord_dim to one, received {describe(factory)}"
+        )
+    return factory(coord_dim)

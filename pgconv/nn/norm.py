@@ -1,0 +1,115 @@
+"""Normalisation of functions on the group ``[B, C, N, H, W]``; statistics count every sample by its weight."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pgconv._shapes import check_shape
+from pgconv.nn.pooling import sample_weights
+from pgconv.sampling import Samples
+
+
+class GroupBatchNorm2d(nn.BatchNorm3d):
+    """Batch normalisation over (B, N, H, W) per channel: equivariant, since it treats all samples alike.
+
+    ``y = gamma (x - mean) / sqrt(var + eps) + beta`` with ``mean = sum w_u x / sum w_u``; samples that a learned subset has
+    switched off (weight 0) do not enter the statistics. Without ``samples`` it is ``torch.nn.BatchNorm3d``.
+
+    Shapes: ``x [B, C, N, H, W]`` -> the same
+
+    Example:
+        >>> import torch, pgconv
+        >>> pgconv.nn.GroupBatchNorm2d(3)(torch.randn(2, 3, 4, 5, 5)).shape
+        torch.Size([2, 3, 4, 5, 5])
+    """
+
+    def forward(self, x: Tensor, samples: Samples | None = None) -> Tensor:
+        """Normalise ``x``, weighting statistics by the gates of ``samples``."""
+        check_shape("GroupBatchNorm2d", "x", x, "B C N H W", {"C": self.num_features})
+        use_batch = self.training or self.running_mean is None
+        if samples is None or not use_batch:
+            return super().forward(x)
+        weights = sample_weights("GroupBatchNorm2d", samples, x)[:, None, :, None, None]
+        mean, var, count = _weighted_moments(x, weights, (0, 2, 3, 4))
+        if self.training and self.running_mean is not None:
+            self._update_running(mean.detach().flatten(), var.detach().flatten(), count.detach())
+        y = (x - mean) * torch.rsqrt(var + self.eps)
+        return y if self.weight is None else y * _per_channel(self.weight) + _per_channel(self.bias)
+
+    @torch.no_grad()
+    def _update_running(self, mean: Tensor, var: Tensor, count: Tensor) -> None:
+        self.num_batches_tracked.add_(1)
+        rate = self.momentum if self.momentum is not None else 1.0 / self.num_batches_tracked
+        unbiased = var * (count / (count - 1).clamp(min=1))
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), rate)
+        self.running_var.lerp_(unbiased.to(self.running_var.dtype), rate)
+
+
+class GroupInstanceNorm2d(nn.Module):
+    """Instance normalisation over (N, H, W) per example and channel, without parameters unless ``affine``.
+
+    Shapes: ``x [B, C, N, H, W]`` -> the same
+
+    Example:
+        >>> import torch, pgconv
+        >>> y = pgconv.nn.GroupInstanceNorm2d(3)(torch.randn(2, 3, 4, 5, 5))
+        >>> bool((y.mean((2, 3, 4)).abs() < 1e-5).all())
+        True
+    """
+
+    def __init__(self, num_features: int, eps: float = 1e-5, affine: bool = False) -> None:
+        super().__init__()
+        self.num_features, self.eps = num_features, eps
+        self.weight = nn.Parameter(torch.ones(num_features)) if affine else None
+        self.bias = nn.Parameter(torch.zeros(num_features)) if affine else None
+
+    def forward(self, x: Tensor, samples: Samples | None = None) -> Tensor:
+        """Normalise ``x``, weighting statistics by the gates of ``samples``."""
+        check_shape("GroupInstanceNorm2d", "x", x, "B C N H W", {"C": self.num_features})
+        if samples is None:
+            return F.instance_norm(x, weight=self.weight, bias=self.bias, eps=self.eps)
+        weights = sample_weights("GroupInstanceNorm2d", samples, x)[:, None, :, None, None]
+        mean, var, _ = _weighted_moments(x, weights, (2, 3, 4))
+        y = (x - mean) * torch.rsqrt(var + self.eps)
+        return y if self.weight is None else y * _per_channel(self.weight) + _per_channel(self.bias)
+
+    def extra_repr(self) -> str:
+        return f"{self.num_features}, eps={self.eps}, affine={self.weight is not None}"
+
+
+class GroupLayerNorm2d(nn.GroupNorm):
+    """Normalisation over (C, N, H, W) per example with an affine map per channel.
+
+    Shapes: ``x [B, C, N, H, W]`` -> the same
+
+    Example:
+        >>> import torch, pgconv
+        >>> pgconv.nn.GroupLayerNorm2d(3)(torch.randn(2, 3, 4, 5, 5)).shape
+        torch.Size([2, 3, 4, 5, 5])
+    """
+
+    def __init__(self, num_features: int, eps: float = 1e-12) -> None:
+        super().__init__(1, num_features, eps=eps)
+
+    def forward(self, x: Tensor, samples: Samples | None = None) -> Tensor:
+        """Normalise ``x``, weighting statistics by the gates of ``samples``."""
+        check_shape("GroupLayerNorm2d", "x", x, "B C N H W", {"C": self.num_channels})
+        if samples is None:
+            return super().forward(x)
+        weights = sample_weights("GroupLayerNorm2d", samples, x)[:, None, :, None, None]
+        mean, var, _ = _weighted_moments(x, weights, (1, 2, 3, 4))
+        return (x - mean) * torch.rsqrt(var + self.eps) * _per_channel(self.weight) + _per_channel(self.bias)
+
+
+def _weighted_moments(x: Tensor, weights: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    """Weighted mean and (biased) variance, kept as broadcastable axes, and the total weight."""
+    count = weights.expand_as(x).sum(dims, keepdim=True)
+    mean = (x * weights).sum(dims, keepdim=True) / count
+    var = ((x - mean).square() * weights).sum(dims, keepdim=True) / count
+    return mean, var, count.flatten()[0] if count.numel() else count
+
+
+def _per_channel(parameter: Tensor) -> Tensor:
+    return parameter.reshape(1, -1, 1, 1, 1)

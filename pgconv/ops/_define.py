@@ -1,0 +1,175 @@
+"""The only place where operators are registered: schema, dispatch to a backend, fake kernel, derivatives, autocast.
+
+An operation is a *family*: ``name(tensors, statics, plan) -> Tensor`` and ``name_backward(grad, tensors, statics, plan,
+needs) -> Tensor, ...`` with one gradient for each differentiable tensor (an empty tensor where not needed). The derivative
+of the backward operator is composed from a differentiable plain PyTorch form, so derivatives of any order exist.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from pgconv.ops import dispatch
+from pgconv.spec import Facts, Plan
+
+LIB = torch.library.Library("pgconv", "DEF")
+
+FAMILIES: dict[str, Family] = {}
+"""Every operation by name; tests loop over it."""
+
+
+@dataclass(frozen=True)
+class Family:
+    """Declaration of one operation.
+
+    Attributes:
+        name: name of the forward operator in namespace ``pgconv``
+        tensors: tensor arguments in order; a trailing ``?`` marks an optional one
+        differentiable: how many of them, counted from the front, have gradients
+        statics: schema of the other arguments, e.g. ``"str spec, bool depthwise"``
+        decode: turns the static arguments into what backends take
+        facts: description of a call for the planner, from tensors and decoded statics
+        fake: shape of the output, from tensors and decoded statics
+        composite: differentiable plain PyTorch form of the forward, from tensors and decoded statics
+        cast: names of the tensors that autocast casts to the autocast dtype
+    """
+
+    name: str
+    tensors: tuple[str, ...]
+    differentiable: int
+    statics: str
+    decode: Callable[..., tuple[Any, ...]]
+    facts: Callable[..., Facts]
+    fake: Callable[..., torch.Tensor]
+    composite: Callable[..., torch.Tensor]
+    cast: tuple[str, ...] = ()
+
+    @property
+    def forward_op(self) -> torch._ops.OpOverload:
+        return getattr(torch.ops.pgconv, self.name).default
+
+    @property
+    def backward_op(self) -> torch._ops.OpOverload:
+        return getattr(torch.ops.pgconv, f"{self.name}_backward").default
+
+    def split(self, args: Sequence[Any]) -> tuple[tuple[torch.Tensor | None, ...], tuple[Any, ...]]:
+        """Tensors, and everything after them."""
+        return tuple(args[: len(self.tensors)]), tuple(args[len(self.tensors) :])
+
+
+def define_op(family: Family) -> Callable[..., torch.Tensor]:
+    """Register a family; returns the forward operator."""
+    arguments = ", ".join(f"Tensor? {n[:-1]}" if n.endswith("?") else f"Tensor {n}" for n in family.tensors)
+    if family.statics:
+        arguments += f", {family.statics}"
+    returns = ", ".join(["Tensor"] * family.differentiable)
+    tag = torch.Tag.pt2_compliant_tag
+    LIB.define(f"{family.name}({arguments}, str plan) -> Tensor", tags=tag)
+    LIB.define(f"{family.name}_backward(Tensor grad, {arguments}, str plan, bool[] needs) -> ({returns})", tags=tag)
+    _register_forward(family)
+    _register_backward(family)
+    FAMILIES[family.name] = family
+    return family.forward_op
+
+
+def _register_forward(family: Family) -> None:
+    def forward(*args: Any) -> torch.Tensor:
+        tensors, (*statics, plan) = family.split(args)
+        decoded = family.decode(*statics)
+        return dispatch.run(family.name, family.facts(*tensors, *decoded), Plan.parse(plan), (*tensors, *decoded))
+
+    def fake(*args: Any) -> torch.Tensor:
+        tensors, (*statics, _) = family.split(args)
+        return family.fake(*tensors, *family.decode(*statics))
+
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+        tensors, ctx.statics = family.split(inputs)
+        ctx.save_for_backward(*tensors)
+
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
+        needs = [bool(n) for n in ctx.needs_input_grad[: family.differentiable]]
+        grads = family.backward_op(grad, *ctx.saved_tensors, *ctx.statics, needs)
+        grads = (grads,) if isinstance(grads, torch.Tensor) else grads
+        kept = [g if need else None for g, need in zip(grads, needs)]
+        return (*kept, *[None] * (len(family.tensors) - len(kept) + len(ctx.statics)))
+
+    _implement(family, family.name, forward, fake, 0)
+    torch.library.register_autograd(f"pgconv::{family.name}", backward, setup_context=setup_context, lib=LIB)
+
+
+def _register_backward(family: Family) -> None:
+    count = family.differentiable
+
+    def forward(grad: torch.Tensor, *args: Any) -> Any:
+        tensors, (*statics, plan, needs) = family.split(args)
+        decoded = family.decode(*statics)
+        facts = family.facts(*tensors, *decoded)
+        grads = dispatch.run_backward(family.name, facts, Plan.parse(plan), needs, grad, (*tensors, *decoded))
+        return _pack([grad.new_empty(0) if g is None else g for g in grads])
+
+    def fake(grad: torch.Tensor, *args: Any) -> Any:
+        tensors, (*_, needs) = family.split(args)
+        return _pack(
+            [torch.empty_like(t, memory_format=torch.contiguous_format) if n else grad.new_empty(0) for t, n in zip(tensors[:count], needs)]
+        )
+
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        tensors, (*ctx.statics, ctx.plan, ctx.needs) = family.split(inputs[1:])
+        ctx.save_for_backward(inputs[0], *tensors)
+
+    def backward(ctx: Any, *cotangents: torch.Tensor) -> tuple[Any, ...]:
+        grad, *tensors = ctx.saved_tensors
+        decoded = family.decode(*ctx.statics)
+        with torch.enable_grad():
+            # Fresh views: a tensor computed from another argument must count as independent of it here.
+            grad = _view(grad, True)
+            differentiable = [None if t is None else _view(t, True) for t in tensors[:count]]
+            out = family.composite(*differentiable, *tensors[count:], *decoded)
+            chosen = [(t, c) for t, c, n in zip(differentiable, cotangents, ctx.needs) if n and t is not None]
+            first = torch.autograd.grad(
+                out, [t for t, _ in chosen], grad, create_graph=True, allow_unused=True, materialize_grads=True
+            )
+            sources = [grad, *[t for t in differentiable if t is not None]]
+            second = torch.autograd.grad(
+                first, sources, [c for _, c in chosen], create_graph=torch.is_grad_enabled(), allow_unused=True
+            )
+        results = iter(second)
+        grads = [next(results), *[None if t is None else next(results) for t in differentiable]]
+        return (*grads, *[None] * (len(tensors) - count + len(ctx.statics) + 2))
+
+    _implement(family, f"{family.name}_backward", forward, fake, 1)
+    torch.library.register_autograd(f"pgconv::{family.name}_backward", backward, setup_context=setup_context, lib=LIB)
+
+
+def _view(tensor: torch.Tensor, grad: bool) -> torch.Tensor:
+    return tensor.view_as(tensor) if tensor.requires_grad else tensor.detach().requires_grad_(grad)
+
+
+def _pack(tensors: list[torch.Tensor]) -> Any:
+    return tensors[0] if len(tensors) == 1 else tuple(tensors)
+
+
+def _implement(family: Family, name: str, forward: Callable[..., Any], fake: Callable[..., Any], offset: int) -> None:
+    LIB.impl(name, forward, "CompositeExplicitAutograd")
+    torch.library.register_fake(f"pgconv::{name}", fake, lib=LIB)
+    positions = [offset + i for i, n in enumerate(family.tensors) if n.rstrip("?") in family.cast]
+    if offset == 0:
+        for device in ("cpu", "cuda"):
+            LIB.impl(name, _autocast(name, device, positions), f"Autocast{device.upper()}")
+
+
+def _autocast(name: str, device: str, positions: list[int]) -> Callable[..., Any]:
+    def call(*args: Any) -> Any:
+        dtype = torch.get_autocast_dtype(device)
+        cast = list(args)
+        for i in positions:
+            if cast[i] is not None and cast[i].is_floating_point() and cast[i].dtype != torch.float64:
+                cast[i] = cast[i].to(dtype)
+        with torch.autocast(device, enabled=False):
+            return getattr(torch.ops.pgconv, name).default(*cast)
+
+    return call

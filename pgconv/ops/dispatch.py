@@ -1,0 +1,118 @@
+"""From a request ("this backend", "this order", "whatever is best") to the function that runs a call."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+
+import torch
+
+from pgconv import backends
+from pgconv._env import default_backend
+from pgconv.ops import plan as planner
+from pgconv.spec import Facts, Plan
+
+_active: list[str | None] = []
+_recorders: list[Callable[[Facts, Plan], None]] = []
+
+
+@contextmanager
+def use_backend(name: str | None) -> Iterator[None]:
+    """Run every call inside the block on one backend; ``None`` means the best one for each call.
+
+    A named backend that cannot run a call raises a ``ValueError`` with its reason instead of falling back.
+
+    Args:
+        name: ``"cpp"``, ``"reference"`` or None
+
+    Raises:
+        ValueError: for an unknown name
+
+    Example:
+        >>> import torch, pgconv
+        >>> conv = pgconv.nn.LiftingConv2d(1, 4, kernel_size=3, group="SE(2)", num_samples=4).eval()
+        >>> x = torch.ones(1, 1, 5, 5)
+        >>> with pgconv.use_backend("reference"):
+        ...     y, samples = conv(x)
+        >>> torch.allclose(y, conv(x)[0], atol=1e-6)
+        True
+    """
+    if name is not None:
+        backends.load(name)
+    _active.append(name)
+    try:
+        yield
+    finally:
+        _active.pop()
+
+
+def request(op: str, backend: str | None = None, order: str | None = None) -> str:
+    """Text of the plan asked for: the argument, else ``use_backend``, else ``PGCONV_BACKEND``, else automatic."""
+    name = backend if backend is not None else _active[-1] if _active else default_backend()
+    if name is not None:
+        known = backends.load(name).orders(op)
+        if order is not None and order not in known:
+            raise ValueError(
+                f"{op}: plan must be one of {', '.join(map(repr, known))} on backend {name!r} (or None for the best), received {order!r}"
+            )
+    return str(Plan(name or "auto", order or "auto"))
+
+
+@lru_cache(maxsize=4096)
+def resolve(facts: Facts, asked: Plan) -> Plan:
+    """The plan taken. Pure: the same facts and request give the same plan."""
+    if asked.backend != "auto":
+        backend = backends.load(asked.backend)
+        reason = backend.unavailable(facts.device)
+        orders = backend.orders(facts.op) if asked.order == "auto" else (asked.order,)
+        refusals = []
+        for order in orders if reason is None else ():
+            refusal = backend.why_not(facts, order)
+            if refusal is None:
+                return Plan(backend.name, order)
+            refusals.append(refusal)
+        reason = reason or "; ".join(refusals) or f"it has no implementation of {facts.op}"
+        raise ValueError(f"{facts.op}: backend {backend.name!r} cannot run this call: {reason}. Use backend=None for one that can")
+    runnable = [plan for plan, why in candidates(facts) if why is None and asked.order in ("auto", plan.order)]
+    if not runnable:
+        raise ValueError(f"{facts.op}: no backend evaluates the order {asked.order!r} for this call; use plan=None")
+    best = runnable[0].backend
+    return planner.cheapest(facts, [plan for plan in runnable if plan.backend == best])
+
+
+def candidates(facts: Facts) -> list[tuple[Plan, str | None]]:
+    """Every backend and order with the reason why it cannot run the call, or None; best backend first."""
+    found = []
+    for name in backends.NAMES:
+        backend = backends.load(name)
+        missing = backend.unavailable(facts.device)
+        found += [(Plan(name, order), missing or backend.why_not(facts, order)) for order in backend.orders(facts.op)]
+    return found
+
+
+@contextmanager
+def recording(recorder: Callable[[Facts, Plan], None]) -> Iterator[None]:
+    """Tell ``recorder`` the facts and plan of every forward call inside the block."""
+    _recorders.append(recorder)
+    try:
+        yield
+    finally:
+        _recorders.remove(recorder)
+
+
+def run(op: str, facts: Facts, asked: Plan, args: Sequence[Any]) -> torch.Tensor:
+    """Run the forward of an operation."""
+    plan = resolve(facts, asked)
+    for recorder in _recorders:
+        recorder(facts, plan)
+    return backends.load(plan.backend).function(op)(plan.order, *args)
+
+
+def run_backward(
+    op: str, facts: Facts, asked: Plan, needs: Sequence[bool], grad: torch.Tensor, args: Sequence[Any]
+) -> Sequence[torch.Tensor | None]:
+    """Run the backward of an operation: one gradient (or None) for each differentiable tensor."""
+    plan = resolve(facts, asked)
+    return backends.load(plan.backend).function(f"{op}_backward")(plan.order, tuple(needs), grad, *args)

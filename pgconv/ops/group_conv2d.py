@@ -1,0 +1,43 @@
+"""The image convolution as an operator: trilinear in signal, features and head.
+
+``out[b,o,u,p] = sum_{v,t,c,h} W[o,c,h] phi[u,v,t,h] f[b,c,v,window(p,t)]``
+"""
+
+from __future__ import annotations
+
+import torch
+
+from pgconv.backends.reference.group_conv2d import group_conv2d as reference
+from pgconv.ops._define import Family, define_op
+from pgconv.spec import ConvGeometry, Facts
+
+
+def _facts(f: torch.Tensor, phi: torch.Tensor, weight: torch.Tensor, geometry: ConvGeometry) -> Facts:
+    b, c, nv, height, width = f.shape
+    s, nu, _, t, h = phi.shape
+    out = geometry.out_size(height, width)
+    values = (b, c, nv, height, width, s, nu, t, h, weight.shape[0], *out)
+    names = ("B", "C", "Nv", "H", "W", "S", "Nu", "T", "Hb", "O", "Ho", "Wo")
+    dtypes = tuple(str(x.dtype).removeprefix("torch.") for x in (f, phi, weight))
+    return Facts("group_conv2d", f.device.type, dtypes, tuple(zip(names, values)), None, geometry)
+
+
+def _fake(f: torch.Tensor, phi: torch.Tensor, weight: torch.Tensor, geometry: ConvGeometry) -> torch.Tensor:
+    height, width = geometry.out_size(f.shape[3], f.shape[4])
+    return f.new_empty(f.shape[0], weight.shape[0], phi.shape[1], height, width)
+
+
+group_conv2d = define_op(
+    Family(
+        name="group_conv2d",
+        tensors=("f", "phi", "weight"),
+        differentiable=3,
+        statics="str geometry",
+        decode=lambda geometry: (ConvGeometry.parse(geometry),),
+        facts=_facts,
+        fake=_fake,
+        composite=lambda f, phi, weight, geometry: reference(f, phi, weight, geometry, "materialize"),
+        cast=("f", "phi", "weight"),
+    )
+)
+"""``(f [B,C,Nv,H,W], phi [S,Nu,Nv,T,H], weight [O,C,H], geometry, plan) -> [B,O,Nu,Ho,Wo]``."""

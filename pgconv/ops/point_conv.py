@@ -1,0 +1,51 @@
+"""The point convolution as an operator; the relative features never leave the backend."""
+
+from __future__ import annotations
+
+import torch
+
+from pgconv.backends.reference.point_conv import point_conv as reference
+from pgconv.ops._define import Family, define_op
+from pgconv.spec import Facts, FeatureSpec
+
+_TENSORS = ("f", "v", "u", "params", "weight", "bias?", "index?", "rowptr?")
+
+
+def _facts(f, v, u, params, weight, bias, index, rowptr, spec: FeatureSpec, depthwise: bool) -> Facts:
+    pairs = f.shape[0] * u.shape[1] * f.shape[1]
+    if index is not None:
+        pairs = index.numel() if rowptr is not None else f.shape[0] * index.shape[1] * index.shape[2]
+    sizes = (
+        ("B", f.shape[0]),
+        ("Nv", f.shape[1]),
+        ("Nu", u.shape[1]),
+        ("C", f.shape[2]),
+        ("O", weight.shape[0]),
+        ("Hb", weight.shape[-1] + (bias is not None)),
+        ("S", max(v.shape[0], u.shape[0])),
+        ("pairs", pairs),
+        ("depthwise", int(depthwise)),
+        ("lists", 0 if index is None else 1 if rowptr is None else 2),
+    )
+    dtypes = tuple(str(x.dtype).removeprefix("torch.") for x in (f, v, u, params, weight))
+    return Facts("point_conv", f.device.type, dtypes, sizes, spec)
+
+
+def _fake(f, v, u, params, weight, bias, index, rowptr, spec: FeatureSpec, depthwise: bool) -> torch.Tensor:
+    return f.new_empty(f.shape[0], u.shape[1], weight.shape[0])
+
+
+point_conv = define_op(
+    Family(
+        name="point_conv",
+        tensors=_TENSORS,
+        differentiable=6,
+        statics="str spec, bool depthwise",
+        decode=lambda spec, depthwise: (FeatureSpec.parse(spec), depthwise),
+        facts=_facts,
+        fake=_fake,
+        composite=reference,
+        cast=("f", "weight", "bias"),
+    )
+)
+"""``(f, v, u, params, weight, bias?, index?, rowptr?, spec, depthwise, plan) -> [B,Nu,O]``."""

@@ -1,0 +1,146 @@
+"""What all samplers share: checks, dtype and device, random numbers, and how elements are put together."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from pgconv.sampling.types import Samples
+
+TWO_PI = 2 * math.pi
+
+
+def kind_of(group) -> str:
+    """What can be done with the stabiliser: "trivial", "mirror", "rotation" (SO(2), also with scales),
+    "rotation+mirror" (O(2)), or "other" (only its group law, grid and Haar measure are used)."""
+    h = group.stabilizer
+    if h.element_dim == 0:
+        return "trivial"
+    rotation, mirror, scale = (getattr(h, part, False) for part in ("rotation", "mirror", "scale"))
+    if rotation:
+        return "rotation+mirror" if mirror else "rotation"
+    return "mirror" if mirror and not scale else "other"
+
+
+def planar(group, angle: Tensor, mirror: Tensor | None = None) -> Tensor:
+    """Stabiliser elements [..., k] of a planar group from angles [...] and mirrors (broadcast), log scale 0."""
+    parts = [angle]
+    if getattr(group.stabilizer, "mirror", False):
+        parts.append(mirror.expand_as(angle))
+    if getattr(group.stabilizer, "scale", False):
+        parts.append(torch.zeros_like(angle))
+    return torch.stack(parts, dim=-1)
+
+
+def from_release(angle: Tensor, mirror: Tensor) -> Tensor:
+    """Counter-clockwise angle of the element that the method's release stores as (clockwise angle, mirror).
+
+    The release acts on (row, col) as diag(1, m) R(a): a mirror of the column axis after a clockwise rotation. In
+    x = col, y = -row, with the mirror of the y axis first, the same map has angle -a for m = +1 and pi + a for m = -1;
+    written polynomially in m, as the mirror may carry a gradient.
+    """
+    return -mirror * angle + (1 - mirror) * (0.5 * math.pi)
+
+
+class Sampler(nn.Module):
+    """Draws N elements of the stabiliser of ``group``; ``forward(batch_size=1, generator=None) -> Samples``.
+
+    Elements and weights are on the module's device, in ``dtype`` (float32 or float64); ``module.double()`` raises it to
+    float64 and ``module.half()`` leaves it at float32. Shapes depend on the module only, nothing is read back from the
+    device, and forward changes no state: a seeded generator repeats training draws, and in eval mode the set is fixed.
+    Random numbers are drawn in float64 on the generator's device (the module's when none is given).
+
+    With ``per_example`` the sets of a training batch are independent, S = batch_size; all else gives S = 1.
+    Raises ``ValueError`` for a group that is not a group object, n < 1, a dtype below float32 or an unknown compat.
+    """
+
+    def __init__(self, group, n: int, per_example: bool = False, compat: str | None = None, dtype=torch.float32):
+        super().__init__()
+        owner = type(self).__name__
+        if not hasattr(group, "stabilizer"):
+            raise ValueError(f"{owner}: group must be a group object, got {group!r}; use pgconv.groups.get(name)")
+        if not isinstance(n, int) or isinstance(n, bool) or n < 1:
+            raise ValueError(f"{owner}: n must be an integer >= 1 (number of samples), got {n!r}")
+        if dtype not in (torch.float32, torch.float64):
+            raise ValueError(f"{owner}: dtype must be torch.float32 or torch.float64, got {dtype}")
+        if compat not in (None, "release"):
+            raise ValueError(f"{owner}: compat must be None or 'release', got {compat!r}")
+        self.group = group
+        self.n = n
+        self.per_example = per_example
+        self.compat = compat
+        self.kind = kind_of(group)
+        planar_kinds = ("trivial", "mirror", "rotation", "rotation+mirror")
+        if compat and (self.kind not in planar_kinds or getattr(group.stabilizer, "scale", False)):
+            raise ValueError(
+                f"{owner}: compat='release' exists for T(2), M(2), SE(2), E(2) only, got {group.name}; use compat=None"
+            )
+        self._table_names: list[str] = []
+        self.register_buffer("_like", torch.empty(0, dtype=dtype), persistent=False)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """dtype of the elements."""
+        return torch.promote_types(self._like.dtype, torch.float32)
+
+    def anneal(self, fraction: float) -> None:
+        """Set the share of training that is over, in [0, 1]; only relaxed gates use it."""
+
+    def _add_table(self, name: str, make, persistent: bool = False) -> None:
+        """Register the float64 tensor make() as a buffer that keeps float64 when the module is cast."""
+        with torch.device("cpu"):  # the value must exist even while a model is being built on the meta device
+            table = make()
+        self.register_buffer(name, table.to(torch.get_default_device()), persistent=persistent)
+        self._table_names.append(name)
+
+    def _apply(self, fn, recurse: bool = True):
+        exact = {name: self._buffers[name] for name in self._table_names}
+        super()._apply(fn, recurse)
+        for name, before in exact.items():
+            if self._buffers[name].dtype != torch.float64:
+                self._buffers[name] = before.to(self._buffers[name].device)
+        return self
+
+    def _num_sets(self, batch_size: int) -> int:
+        return batch_size if self.per_example and self.training else 1
+
+    def _uniform(self, *shape: int, generator: torch.Generator | None, device=None) -> Tensor:
+        """Numbers in [0, 1) in float64, on the module's device unless another is given."""
+        target = self._like.device if device is None else torch.device(device)
+        source = target if generator is None else generator.device
+        drawn = torch.rand(*shape, generator=generator, dtype=torch.float64, device=source)
+        # A copy to an accelerator without blocking is safe: the source is staged before the call returns.
+        return drawn.to(target, non_blocking=target.type != "cpu")
+
+    def _haar(self, sets: int, n: int, generator: torch.Generator | None, device=None) -> Tensor:
+        """Haar-uniform stabiliser elements [sets, n, k] in float64."""
+        h = self.group.stabilizer
+        if hasattr(h, "from_uniform"):
+            return h.from_uniform(self._uniform(sets, n, h.uniform_dim, generator=generator, device=device))
+        device = self._like.device if device is None else device
+        return h.sample(sets * n, generator=generator, dtype=torch.float64, device=device).unflatten(0, (sets, n))
+
+    def _index(self, count: int) -> Tensor:
+        """0, 1, .., count - 1 in float64."""
+        return torch.arange(count, dtype=torch.float64, device=self._like.device)
+
+    def _samples(self, h: Tensor, weights: Tensor | None = None) -> Samples:
+        """Stabiliser elements [S, N, k] and weights (broadcast to [S, N]; ones by default) as Samples."""
+        elements = self.group.embed_stabilizer(h).to(self.dtype)
+        if weights is None:
+            weights = torch.ones(h.shape[:-1], dtype=self.dtype, device=h.device)
+        return Samples(elements, weights.to(self.dtype).expand(h.shape[:-1]))
+
+    def _stabilizer_grid(self) -> Tensor:
+        """The regular grid [n, k] of the stabiliser in float64, in the release's order if asked for."""
+        grid = self.group.stabilizer.grid(self.n, dtype=torch.float64)
+        if self.compat == "release" and self.kind.startswith("rotation"):
+            mirror = grid[:, 1] if self.kind == "rotation+mirror" else torch.ones_like(grid[:, 0])
+            return planar(self.group, from_release(grid[:, 0], mirror), mirror)
+        return grid
+
+    def extra_repr(self) -> str:
+        extra = ", per_example=True" if self.per_example else ""
+        return f"{self.group.name}, n={self.n}{extra}" + (f", compat={self.compat!r}" if self.compat else "")

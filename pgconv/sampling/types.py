@@ -1,0 +1,19 @@
+"""What every sampler returns."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class Samples(NamedTuple):
+    """Group elements with quadrature weights: the points where a group convolution is evaluated.
+
+    elements [S, N, e]: full group elements (zero translation when drawn by a sampler); weights [S, N]. S = 1 is shared
+    by the whole batch, S = B gives each example its own set. A weight of 0 is an element that is not there; gradients
+    of learned samplers flow through elements and weights.
+    """
+
+    elements: Tensor
+    weights: Tensor
