@@ -1,8 +1,8 @@
 """Fast Monte Carlo group convolution for PyTorch.
 
-Layers (``pgconv.nn``) and functions (``pgconv.functional``) whose kernel is a small neural network evaluated at relative group
-offsets ``v^-1 u``; groups (``pgconv.groups``), kernel nets (``pgconv.kernel_nets``), samplers (``pgconv.sampling``) and
-checks (``pgconv.diagnostics``).
+Layers (``pgconv.nn``) and functions (``pgconv.functional``) whose kernel is a small neural network evaluated at
+relative group offsets ``v^-1 u``; groups (``pgconv.groups``), kernel nets (``pgconv.kernel_nets``), samplers
+(``pgconv.sampling``) and checks (``pgconv.diagnostics``).
 """
 
 from importlib.metadata import PackageNotFoundError, version

@@ -71,9 +71,10 @@ def check_floating(op: str, name: str, value: torch.Tensor, allowed: tuple[torch
 def check_same_device(op: str, **tensors: torch.Tensor | None) -> None:
     """All tensors that are not None must live on one device."""
     first: tuple[str, torch.device] | None = None
-    for name, tensor in tensors.items():
-        if tensor is None:
+    for name, value in tensors.items():
+        if value is None:
             continue
+        tensor = require_tensor(op, name, value)
         if first is None:
             first = (name, tensor.device)
         elif tensor.device != first[1]:

@@ -1,4 +1,5 @@
-"""Frozen descriptions of a call. Each has a short text form, so it can be an operator argument, a cache key, a log line.
+"""Frozen descriptions of a call. Each has a short text form, so it can be an operator argument, a cache key, a log
+line.
 
 ``FeatureSpec`` says which kernel-net features are wanted, ``ConvGeometry`` how a planar convolution walks the pixels,
 ``Plan`` which backend runs it in which evaluation order.
@@ -21,7 +22,7 @@ ORDERS = ("direct", "aggregate", "mix", "materialize")
 
 @dataclass(frozen=True)
 class FeatureSpec:
-    """Which features: net evaluated at ``coordinates(v^-1 u)`` ("convolution") or ``coordinates(u^-1 v)`` ("correlation")."""
+    """Net at ``coordinates(v^-1 u)`` (form "convolution") or ``coordinates(u^-1 v)`` ("correlation")."""
 
     group: str
     chart: str
@@ -49,12 +50,15 @@ class ConvGeometry:
     support: str
 
     @staticmethod
-    def make(op: str, kernel_size: object, stride: object, padding: object, dilation: object, support: object) -> ConvGeometry:
+    def make(
+        op: str, kernel_size: object, stride: object, padding: object, dilation: object, support: object
+    ) -> ConvGeometry:
         """Checked geometry from what a user passes: ints or pairs, ``padding`` also ``"same"`` or ``"valid"``."""
         size = check_positive_int(op, "kernel_size", kernel_size)
         if size % 2 == 0:
             raise ValueError(
-                f"{op}: kernel_size must be odd so that the kernel has a centre pixel, received {size}; use {size - 1} or {size + 1}"
+                f"{op}: kernel_size must be odd so that the kernel has a centre pixel, received {size}; "
+                f"use {size - 1} or {size + 1}"
             )
         check_choice(op, "support", support, SUPPORTS)
         strides = _pair(op, "stride", stride, 1)
@@ -138,7 +142,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a planner or a backend's ``why_not`` may look at: the operation, device, dtypes, integer sizes, feature spec."""
+    """All a planner or a backend's ``why_not`` may look at: operation, device, dtypes, sizes, specs."""
 
     op: str
     device: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 from importlib import import_module
 
 from pgconv.backends.base import Backend
@@ -11,11 +11,13 @@ NAMES = ("cpp", "reference")
 """Every backend of this version, best first."""
 
 
-@lru_cache(maxsize=None)
+@cache
 def load(name: str) -> Backend:
     """The backend of that name; a ValueError lists the names."""
     if name not in NAMES:
-        raise ValueError(f"backend must be one of {', '.join(map(repr, NAMES))} (or None for the best), received {name!r}")
+        raise ValueError(
+            f"backend must be one of {', '.join(map(repr, NAMES))} (or None for the best), received {name!r}"
+        )
     return import_module(f"pgconv.backends.{name}").BACKEND
 
 

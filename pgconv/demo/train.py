@@ -35,7 +35,7 @@ def fit(
     seed: int,
     progress: Callable[[int, float], None],
 ) -> list[float]:
-    """Train; every image is turned by a random angle within ``rotation`` degrees before it is transformed. Returns losses."""
+    """Train, turning images at random within ``rotation`` degrees before they are transformed; returns the losses."""
     generator = torch.Generator().manual_seed(seed)
     steps_per_epoch = max(1, len(digits.train) // (batch_size // 2))
     total = epochs * steps_per_epoch

@@ -22,11 +22,12 @@ def equivariance_error(
 ) -> Tensor:
     """How far ``module(L_g x)`` is from what equivariance demands, for each group element g.
 
-    ``(L_g x)(p) = x(g^-1 p)`` moves the image about its centre. If the module returns ``(y, Samples)``, equivariance demands
-    ``y(L_g x)[u, p] = y(x)[g^-1 u, g^-1 p]`` and the samples must be closed under g; if it returns a tensor (logits, pooled
-    features), invariance, ``y(L_g x) = y(x)``. The error is ``||difference|| / ||demanded||`` in the 2-norm. Quarter turns and
-    mirrors move pixels exactly on square images; other elements interpolate bilinearly, and their error includes that of
-    the interpolation. The module is run in its current mode, with the same seed for both runs.
+    ``(L_g x)(p) = x(g^-1 p)`` moves the image about its centre. If the module returns ``(y, Samples)``, equivariance
+    demands ``y(L_g x)[u, p] = y(x)[g^-1 u, g^-1 p]`` and the samples must be closed under g; if it returns a tensor
+    (logits, pooled features), invariance, ``y(L_g x) = y(x)``. The error is ``||difference|| / ||demanded||`` in the
+    2-norm. Quarter turns and mirrors move pixels exactly on square images; other elements interpolate bilinearly, and
+    their error includes that of the interpolation. The module is run in its current mode, with the same seed for both
+    runs.
 
     Args:
         module: maps ``x`` to a tensor, or to ``(y [B, C, N, Ho, Wo], Samples)``
@@ -92,14 +93,17 @@ def _error(group: Group, plain: Any, moved: Any, g: Tensor) -> Tensor:
 def _move_maps(group: Group, g: Tensor, y: Tensor, before: Samples, after: Samples) -> Tensor:
     """``y[g^-1 u, g^-1 p]`` for the output samples ``u`` of the moved run."""
     if before.elements.shape[0] != 1:
-        raise ValueError("equivariance_error: module must use one sample set for the whole batch (samples_per_example=False)")
+        raise ValueError(
+            "equivariance_error: module must use one sample set for the whole batch (samples_per_example=False)"
+        )
     u, v = after.elements[0], before.elements[0]
     source = group.product(group.inverse(g).to(u), u)
     distance = group.distance(source[:, None], v[None, :])
     best, order = distance.min(1)
     if best.max() > _MATCH:
         raise ValueError(
-            f"equivariance_error: elements must map the module's output samples to each other; {g.tolist()} moves one by "
+            f"equivariance_error: elements must map the module's output samples to each other; "
+            f"{g.tolist()} moves one by "
             f"{best.max():.3g} from the nearest sample. Use eval() for a fixed grid, and elements of that grid"
         )
     maps = y[:, :, order]

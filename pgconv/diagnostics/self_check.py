@@ -18,7 +18,7 @@ GRADIENT_FACTOR = 10.0
 
 @dataclass(frozen=True)
 class CheckReport:
-    """Relative errors (largest absolute difference over largest reference value) by name, and the bound for each."""
+    """Relative errors (largest absolute difference over largest reference value) and their bounds, by name."""
 
     errors: dict[str, float]
     bounds: dict[str, float]
@@ -31,7 +31,7 @@ class CheckReport:
     def __str__(self) -> str:
         width = max(map(len, self.errors), default=0)
         lines = [
-            f"{name:<{width}}  {error:9.2e}  {'ok' if error <= self.bounds[name] else f'exceeds {self.bounds[name]:.0e}'}"
+            f"{name:<{width}}  {error:9.2e}  " + ("ok" if error <= self.bounds[name] else f"> {self.bounds[name]:.0e}")
             for name, error in self.errors.items()
         ]
         return "\n".join([*lines, "all within bounds" if self.ok else "OUT OF BOUNDS"])

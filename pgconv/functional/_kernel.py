@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pgconv import groups
-from pgconv._shapes import check_choice, check_floating, check_shape, describe, require_tensor
+from pgconv._shapes import check_choice, check_floating, check_same_device, check_shape, describe, require_tensor
 from pgconv.groups import Group
 from pgconv.ops import dispatch, kernel_net, relative_features
 from pgconv.spec import CHARTS, FORMS, REDUCTIONS, FeatureSpec
@@ -102,11 +102,21 @@ def check_head(op: str, net: object, weight: object, bias: object, pattern: str,
         check_shape(op, "weight_bias", bias, pattern.removesuffix(" H"), axes)
 
 
+def check_devices(op: str, net: object, **tensors: Tensor | None) -> None:
+    """Everything a call reads lives on one device, the kernel net's parameters included."""
+    check_same_device(op, **tensors)
+    name, first = next((n, t) for n, t in tensors.items() if t is not None)
+    parameter = next(net.parameters(), None) if isinstance(net, torch.nn.Module) else None
+    if parameter is not None and parameter.device != first.device:
+        raise ValueError(f"{op}: net is on {parameter.device} but {name} is on {first.device}; move one of them with .to(device)")
+
+
 def check_dtypes(op: str, **tensors: Tensor | None) -> None:
     """One floating dtype for signal and head (autocast, where on, casts them itself)."""
     present = {name: t for name, t in tensors.items() if t is not None}
     first, reference = next(iter(present.items()))
-    if torch.is_autocast_enabled(reference.device.type):
+    device = reference.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         return
     for name, tensor in present.items():
         if tensor.dtype != reference.dtype:

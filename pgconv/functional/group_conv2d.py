@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pgconv import ops
-from pgconv._shapes import check_choice, check_floating, check_same_device, check_shape, require_tensor
+from pgconv._shapes import check_choice, check_floating, check_shape, require_tensor
 from pgconv.functional._kernel import (
     KernelArgs,
+    check_devices,
     check_dtypes,
     check_head,
     check_reduction,
@@ -92,10 +93,12 @@ def group_conv2d(
     check_shape(op, "f", f, "B C Nv H W", axes)
     kernel.check_elements("v", v, axes | {"S": (1, f.shape[0])}, "S Nv e")
     kernel.check_elements("u", u, {"S": (1, f.shape[0])}, "S Nu e")
-    check_same_device(op, f=f, v=v, u=u, weight=weight, sample_weight=sample_weight, out_gate=out_gate)
+    check_devices(
+        op, net, f=f, v=v, u=u, weight=weight, weight_bias=weight_bias, sample_weight=sample_weight, out_gate=out_gate
+    )
     # v^-1 u with u at pixel 0 and v at pixel t; every tap becomes one more input element.
     phi = kernel.features(_at_taps(v, geometry), _scaled(u, geometry))
-    phi = phi.reshape(*phi.shape[:2], v.shape[1], -1, phi.shape[-1])
+    phi = phi.reshape(*phi.shape[:2], v.shape[1], len(geometry.taps()), phi.shape[-1])
     return _convolve(op, kernel, f, phi, weight, weight_bias, sample_weight, out_gate, reduction, geometry, plan)
 
 
@@ -142,7 +145,7 @@ def lifting_conv2d(
     geometry = ConvGeometry.make(op, kernel_size, stride, padding, dilation, support)
     check_shape(op, "f", f, "B C H W", {})
     kernel.check_elements("u", u, {"S": (1, f.shape[0])}, "S Nu e")
-    check_same_device(op, f=f, u=u, weight=weight, out_gate=out_gate)
+    check_devices(op, net, f=f, u=u, weight=weight, weight_bias=weight_bias, out_gate=out_gate)
     phi = _lifting_features(kernel, u, geometry)
     return _convolve(op, kernel, f.unsqueeze(2), phi, weight, weight_bias, None, out_gate, "sum", geometry, plan)
 
@@ -192,10 +195,10 @@ def depthwise_lifting_conv2d(
     check_shape(op, "f", f, "B C Nu H W", axes)
     kernel.check_elements("u", u, {"S": (1, f.shape[0]), "Nu": f.shape[2]}, "S Nu e")
     check_head(op, net, weight, weight_bias, "C H", axes)
-    check_same_device(op, f=f, u=u, weight=weight)
+    check_devices(op, net, f=f, u=u, weight=weight, weight_bias=weight_bias)
     check_dtypes(op, f=f, weight=weight, weight_bias=weight_bias)
     _check_fits(op, f, geometry)
-    phi = _lifting_features(kernel, u, geometry).squeeze(2).to(weight.dtype)
+    phi = _at_least_one_set(_lifting_features(kernel, u, geometry).squeeze(2).to(weight.dtype))
     taps = torch.einsum("ch,suth->scut", weight, phi)
     if weight_bias is not None:
         taps = taps + weight_bias[:, None, None]
@@ -262,7 +265,9 @@ def pointwise_group_conv(
     check_shape(op, "f", f, "B C Nv H W", axes)
     kernel.check_elements("v", v, axes | {"S": (1, f.shape[0])}, "S Nv e")
     kernel.check_elements("u", u, {"S": (1, f.shape[0])}, "S Nu e")
-    check_same_device(op, f=f, v=v, u=u, weight=weight, sample_weight=sample_weight, out_gate=out_gate)
+    check_devices(
+        op, net, f=f, v=v, u=u, weight=weight, weight_bias=weight_bias, sample_weight=sample_weight, out_gate=out_gate
+    )
     phi = kernel.features(v, u).unsqueeze(3)
     return _convolve(op, kernel, f, phi, weight, weight_bias, sample_weight, out_gate, reduction, geometry, plan)
 
@@ -289,7 +294,7 @@ def _convolve(
     if plan is not None:
         check_choice(op, "plan", plan, ORDERS)
     _check_fits(op, f, geometry)
-    phi = phi.to(torch.promote_types(weight.dtype, torch.float32))
+    phi = _at_least_one_set(phi.to(torch.promote_types(weight.dtype, torch.float32)))
     if bias is not None:
         phi = torch.cat([phi, torch.ones_like(phi[..., :1])], -1)
         weight = torch.cat([weight, bias[..., None]], -1)
@@ -320,6 +325,11 @@ def _convolve(
     request = dispatch.request("group_conv2d", kernel.backend, plan)
     out = ops.group_conv2d(f, phi.to(weight.dtype), weight, str(geometry), request)
     return out if late_gate is None else out * late_gate.to(out.dtype)
+
+
+def _at_least_one_set(phi: Tensor) -> Tensor:
+    # Per-example elements of an empty batch: a convolution needs a kernel all the same, and a sum over no set is one.
+    return phi.sum(0, keepdim=True) if phi.shape[0] == 0 else phi
 
 
 def _check_planar(op: str, kernel: KernelArgs) -> None:

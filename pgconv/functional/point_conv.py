@@ -6,10 +6,11 @@ import torch
 from torch import Tensor
 
 from pgconv import ops
-from pgconv._shapes import check_floating, check_same_device, check_shape, describe, require_tensor
+from pgconv._shapes import check_floating, check_shape, describe, require_tensor
 from pgconv.backends.reference import point_conv as contraction
 from pgconv.functional._kernel import (
     KernelArgs,
+    check_devices,
     check_dtypes,
     check_head,
     check_reduction,
@@ -94,7 +95,8 @@ def point_conv(
     check_head(op, net, weight, weight_bias, "C H" if depthwise else "O C H", {"C": f.shape[2]})
     check_dtypes(op, f=f, weight=weight, weight_bias=weight_bias)
     check_reduction(op, reduction)
-    check_same_device(op, f=f, v=v, u=u, weight=weight, sample_weight=sample_weight, out_gate=out_gate, mask=mask)
+    tensors = {"f": f, "v": v, "u": u, "weight": weight, "weight_bias": weight_bias}
+    check_devices(op, net, **tensors, sample_weight=sample_weight, out_gate=out_gate, mask=mask)
     index, rowptr = _check_neighbors(op, neighbors, batch, u.shape[1], f.shape[1], f.device)
     share = _sample_share(op, f, sample_weight, mask)
     if mask is not None:

@@ -7,11 +7,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from pgconv import groups, kernel_nets, sampling
+from pgconv import backends, groups, kernel_nets, sampling
 from pgconv._shapes import check_choice, check_positive_int, check_shape, describe
 from pgconv.groups import Group
 from pgconv.kernel_nets import KernelNet
 from pgconv.sampling import Samples
+from pgconv.spec import CHARTS, FORMS, REDUCTIONS
 
 NetFactory = str | Callable[[int], KernelNet]
 
@@ -57,6 +58,12 @@ class SampledConv(nn.Module):
         self.form = form or ("correlation" if release else "convolution")
         self.chart = chart or ("release" if release else "product")
         self.reduction = reduction or ("sum" if release else "mean")
+        for option, value, options in (
+            ("form", self.form, FORMS), ("chart", self.chart, CHARTS), ("reduction", self.reduction, REDUCTIONS)
+        ):
+            check_choice(name, option, value, options)
+        if backend is not None:
+            backends.load(backend)
         self.backend = backend
         self.net = _build_net(name, kernel_net, self.group.coord_dim_of(self.chart, part), hidden, layers, omega0)
         head = (out_channels,) if depthwise else (out_channels, in_channels)
@@ -84,14 +91,18 @@ class SampledConv(nn.Module):
         return text + (f", compat={self.compat!r}" if self.compat else "")
 
 
-def make_sampler(
-    layer: str, name: str | nn.Module, group: Group, num_samples: int, per_example: bool, compat: str | None
-) -> nn.Module:
-    """A sampler by name, or the module itself."""
+def make_sampler(conv: SampledConv, name: str | nn.Module, num_samples: int, per_example: bool) -> nn.Module:
+    """A sampler by name on the layer's device, or the module itself.
+
+    The release's chart jumps at relative angle 0, which regular grids hit: in float64 (as the release keeps angles) the
+    multiples of pi/4 add up exactly and land on the right side, in float32 they do not.
+    """
     if isinstance(name, nn.Module):
         return name
-    check_positive_int(layer, "num_samples", num_samples)
-    return sampling.get(name, group, num_samples, per_example=per_example, compat=compat)
+    check_positive_int(type(conv).__name__, "num_samples", num_samples)
+    dtype = torch.float64 if conv.compat == "release" or conv.weight.dtype == torch.float64 else torch.float32
+    sampler = sampling.get(name, conv.group, num_samples, per_example=per_example, compat=conv.compat, dtype=dtype)
+    return sampler.to(conv.weight.device)
 
 
 def check_samples(layer: str, name: str, samples: object) -> Samples:
@@ -100,6 +111,9 @@ def check_samples(layer: str, name: str, samples: object) -> Samples:
         raise ValueError(
             f"{layer}: {name} must be the Samples(elements, weights) that the previous layer returned, received {describe(samples)}"
         )
+    axes: dict = {}
+    check_shape(layer, f"{name}.elements", samples[0], "S N e", axes)
+    check_shape(layer, f"{name}.weights", samples[1], "S N", axes)
     return Samples(*samples)
 
 
@@ -119,4 +133,4 @@ def _build_net(layer: str, factory: object, coord_dim: int, hidden: int, layers:
         raise ValueError(
             f"{layer}: kernel_net must be a name, a KernelNet, or a function from coord_dim to one, received {describe(factory)}"
         )
-    return factory(coord_dim)
+    return _checked_net(layer, factory(coord_dim))

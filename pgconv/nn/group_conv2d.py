@@ -32,7 +32,7 @@ class _GroupConv(SampledConv):
                 )
             self.sampler = None
         else:
-            self.sampler = make_sampler(name, chosen, self.group, num_samples, samples_per_example, self.compat)
+            self.sampler = make_sampler(self, chosen, num_samples, samples_per_example)
 
     def _out_samples(
         self, x: Tensor, samples: Samples, out_samples: Samples | None, generator: torch.Generator | None

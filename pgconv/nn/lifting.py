@@ -62,7 +62,7 @@ class LiftingConv2d(SampledConv):
         super().__init__(in_channels, out_channels, group, part="translation", **options)
         geometry = ConvGeometry.make("LiftingConv2d", kernel_size, stride, padding, dilation, support)
         self.kernel_size, self.geometry = kernel_size, geometry
-        self.sampler = make_sampler("LiftingConv2d", sampling, self.group, num_samples, samples_per_example, self.compat)
+        self.sampler = make_sampler(self, sampling, num_samples, samples_per_example)
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Samples]:
         """Draw samples (a fixed grid in ``eval()``) and convolve."""

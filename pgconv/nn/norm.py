@@ -14,8 +14,8 @@ from pgconv.sampling import Samples
 class GroupBatchNorm2d(nn.BatchNorm3d):
     """Batch normalisation over (B, N, H, W) per channel: equivariant, since it treats all samples alike.
 
-    ``y = gamma (x - mean) / sqrt(var + eps) + beta`` with ``mean = sum w_u x / sum w_u``; samples that a learned subset has
-    switched off (weight 0) do not enter the statistics. Without ``samples`` it is ``torch.nn.BatchNorm3d``.
+    ``y = gamma (x - mean) / sqrt(var + eps) + beta`` with ``mean = sum w_u x / sum w_u``; samples that a learned
+    subset has switched off (weight 0) do not enter the statistics. Without ``samples`` it is ``torch.nn.BatchNorm3d``.
 
     Shapes: ``x [B, C, N, H, W]`` -> the same
 

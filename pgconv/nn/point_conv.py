@@ -97,7 +97,9 @@ class PointGroupConv(SampledConv):
         torch.Size([2, 10, 8])
     """
 
-    def __init__(self, in_channels: int, out_channels: int, group: str | Group, *, depthwise: bool = False, **options) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, group: str | Group, *, depthwise: bool = False, **options
+    ) -> None:
         if depthwise and in_channels != out_channels:
             raise ValueError(
                 f"PointGroupConv: depthwise keeps the channels, so out_channels must be in_channels={in_channels}, received {out_channels}"

@@ -39,8 +39,8 @@ class GroupMaxPool2d(nn.Module):
 class GlobalGroupPool(nn.Module):
     """Pool over samples and space: what is left is invariant where the layers before were equivariant.
 
-    ``"mean"``: ``y[b,c] = sum_u w_u mean_p x[b,c,u,p] / sum_u w_u``; ``"max"``: the maximum over samples of nonzero weight and
-    over space. Weights are the gates in ``samples`` (all one when it is None).
+    ``"mean"``: ``y[b,c] = sum_u w_u mean_p x[b,c,u,p] / sum_u w_u``; ``"max"``: the maximum over samples of nonzero
+    weight and over space. Weights are the gates in ``samples`` (all one when it is None).
 
     Shapes: ``x [B, C, N, H, W]``, ``Samples [S, N]`` -> ``[B, C]``
 

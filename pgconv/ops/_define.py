@@ -1,8 +1,9 @@
 """The only place where operators are registered: schema, dispatch to a backend, fake kernel, derivatives, autocast.
 
 An operation is a *family*: ``name(tensors, statics, plan) -> Tensor`` and ``name_backward(grad, tensors, statics, plan,
-needs) -> Tensor, ...`` with one gradient for each differentiable tensor (an empty tensor where not needed). The derivative
-of the backward operator is composed from a differentiable plain PyTorch form, so derivatives of any order exist.
+needs) -> Tensor, ...`` with one gradient for each differentiable tensor (an empty tensor where not needed). The
+derivative of the backward operator is composed from a differentiable plain PyTorch form, so derivatives of any order
+exist.
 """
 
 from __future__ import annotations
@@ -114,7 +115,10 @@ def _register_backward(family: Family) -> None:
     def fake(grad: torch.Tensor, *args: Any) -> Any:
         tensors, (*_, needs) = family.split(args)
         return _pack(
-            [torch.empty_like(t, memory_format=torch.contiguous_format) if n else grad.new_empty(0) for t, n in zip(tensors[:count], needs)]
+            [
+                torch.empty_like(t, memory_format=torch.contiguous_format) if n else grad.new_empty(0)
+                for t, n in zip(tensors[:count], needs)
+            ]
         )
 
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:

@@ -55,7 +55,8 @@ def request(op: str, backend: str | None = None, order: str | None = None) -> st
         known = backends.load(name).orders(op)
         if order is not None and order not in known:
             raise ValueError(
-                f"{op}: plan must be one of {', '.join(map(repr, known))} on backend {name!r} (or None for the best), received {order!r}"
+                f"{op}: plan must be one of {', '.join(map(repr, known))} on backend {name!r} "
+                f"(or None for the best), received {order!r}"
             )
     return str(Plan(name or "auto", order or "auto"))
 
@@ -74,7 +75,9 @@ def resolve(facts: Facts, asked: Plan) -> Plan:
                 return Plan(backend.name, order)
             refusals.append(refusal)
         reason = reason or "; ".join(refusals) or f"it has no implementation of {facts.op}"
-        raise ValueError(f"{facts.op}: backend {backend.name!r} cannot run this call: {reason}. Use backend=None for one that can")
+        raise ValueError(
+            f"{facts.op}: backend {backend.name!r} cannot run this call: {reason}. Use backend=None for one that can"
+        )
     runnable = [plan for plan, why in candidates(facts) if why is None and asked.order in ("auto", plan.order)]
     if not runnable:
         raise ValueError(f"{facts.op}: no backend evaluates the order {asked.order!r} for this call; use plan=None")

@@ -24,9 +24,13 @@ class Step:
 
     def __str__(self) -> str:
         sizes = " ".join(f"{k}={v}" for k, v in self.facts.sizes)
-        lines = [f"{self.facts.op}  {sizes}  {'/'.join(dict.fromkeys(self.facts.dtypes))} on {self.facts.device}", f"  plan {self.plan}"]
+        lines = [
+            f"{self.facts.op}  {sizes}  {'/'.join(dict.fromkeys(self.facts.dtypes))} on {self.facts.device}",
+            f"  plan {self.plan}",
+        ]
         lines += [
-            f"    {'*' if order == self.plan.order else ' '} {order:<12} {cost.flops / 1e9:10.4f} GFLOP {cost.bytes / 1e6:10.3f} MB"
+            f"    {'*' if order == self.plan.order else ' '} {order:<12} {cost.flops / 1e9:10.4f} GFLOP "
+            f"{cost.bytes / 1e6:10.3f} MB"
             for order, cost in self.costs.items()
         ]
         lines += [f"    not {plan}: {reason}" for plan, reason in self.refused.items()]
@@ -49,8 +53,8 @@ def explain(module_or_call: Callable[..., Any], *inputs: Any, **kwargs: Any) -> 
     """Run a module or function once, without gradients, and report the plan of every operator call inside it.
 
     For each call: sizes, the plan taken, FLOPs and bytes of every evaluation order (``*`` marks the one taken), and the
-    reason why each better-ranked backend was passed over. The best available backend comes first; within it the order with
-    the smallest estimate wins.
+    reason why each better-ranked backend was passed over. The best available backend comes first; within it the order
+    with the smallest estimate wins.
 
     Args:
         module_or_call: a module, or any function of pgconv

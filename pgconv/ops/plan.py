@@ -49,7 +49,7 @@ def _group_conv2d(facts: Facts) -> dict[str, Cost]:
     n = dict(facts.sizes)
     word = _BYTES[facts.dtypes[0]]
     pixels, pixels_in = n["Ho"] * n["Wo"], n["H"] * n["W"]
-    k2 = facts.geometry.kernel_size ** 2 if facts.geometry else n["T"]
+    k2 = facts.geometry.kernel_size**2 if facts.geometry else n["T"]
     pair = n["O"] * n["Nu"] * n["C"] * n["Nv"]
     signals = word * (n["B"] * n["C"] * n["Nv"] * pixels_in + n["B"] * n["O"] * n["Nu"] * pixels)
     build = 2 * n["S"] * pair * n["T"] * n["Hb"]
@@ -58,9 +58,12 @@ def _group_conv2d(facts: Facts) -> dict[str, Cost]:
     mixed = n["B"] * n["Nv"] * n["O"] * n["Hb"] * pixels_in
     return {
         "materialize": Cost(2 * n["B"] * pair * k2 * pixels + build, signals + 4 * word * n["S"] * pair * k2),
-        "direct": Cost(2 * n["B"] * pair * n["T"] * pixels + build, signals + word * (3 * gathered + 3 * n["S"] * pair * n["T"])),
+        "direct": Cost(
+            2 * n["B"] * pair * n["T"] * pixels + build, signals + word * (3 * gathered + 3 * n["S"] * pair * n["T"])
+        ),
         "aggregate": Cost(
-            2 * moments * n["Nv"] * n["T"] + 2 * n["O"] * moments, signals + word * (3 * gathered + 3 * moments * n["T"])
+            2 * moments * n["Nv"] * n["T"] + 2 * n["O"] * moments,
+            signals + word * (3 * gathered + 3 * moments * n["T"]),
         ),
         "mix": Cost(
             2 * mixed * n["C"] + 2 * n["B"] * n["O"] * n["Nu"] * n["Hb"] * n["Nv"] * n["T"] * pixels,
@@ -94,4 +97,9 @@ def _net_flops(facts: Facts) -> float:
     return 2.0 * int(hidden) * (int(coord_dim) + (int(layers) - 2) * int(hidden))
 
 
-_COSTS = {"group_conv2d": _group_conv2d, "point_conv": _point_conv, "relative_features": _features, "kernel_net": _features}
+_COSTS = {
+    "group_conv2d": _group_conv2d,
+    "point_conv": _point_conv,
+    "relative_features": _features,
+    "kernel_net": _features,
+}

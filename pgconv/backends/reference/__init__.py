@@ -1,4 +1,5 @@
-"""The reference backend: plain PyTorch on any device and floating dtype. It is the specification the others are tested against.
+"""The reference backend: plain PyTorch on any device and floating dtype. It is the specification the others are tested
+against.
 
 Written to be read; speed is not its aim. Backward passes are the automatic derivatives of the forward definitions.
 """
@@ -35,7 +36,11 @@ class ReferenceBackend:
 
     def why_not(self, facts: Facts, order: str) -> str | None:
         known = self.orders(facts.op)
-        return None if order in known else f"the reference evaluates {facts.op} in the orders {', '.join(known)}, not {order!r}"
+        return (
+            None
+            if order in known
+            else f"the reference evaluates {facts.op} in the orders {', '.join(known)}, not {order!r}"
+        )
 
     def function(self, op: str) -> Callable[..., Any]:
         return _FUNCTIONS[op]

@@ -1,6 +1,7 @@
 """Kernel-net features at relative group offsets, in plain PyTorch: the definition.
 
-``phi[s,i,j,:] = net(coordinates(v_j^-1 u_i))`` for form "convolution", ``net(coordinates(u_i^-1 v_j))`` for "correlation".
+``phi[s,i,j,:] = net(coordinates(v_j^-1 u_i))`` for form "convolution", ``net(coordinates(u_i^-1 v_j))`` for
+"correlation".
 """
 
 from __future__ import annotations

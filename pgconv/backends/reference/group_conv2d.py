@@ -16,7 +16,9 @@ from pgconv.backends import vendor_conv
 from pgconv.spec import ConvGeometry
 
 
-def group_conv2d(f: torch.Tensor, phi: torch.Tensor, weight: torch.Tensor, geometry: ConvGeometry, order: str) -> torch.Tensor:
+def group_conv2d(
+    f: torch.Tensor, phi: torch.Tensor, weight: torch.Tensor, geometry: ConvGeometry, order: str
+) -> torch.Tensor:
     """The sum in the named order; result ``[B,O,Nu,Ho,Wo]``."""
     return _ORDERS[order](f, phi, weight, geometry)
 
@@ -52,7 +54,8 @@ def _mix(f: torch.Tensor, phi: torch.Tensor, weight: torch.Tensor, geometry: Con
     """Head and signal first: ``M[o,h] = sum_c W f``, then the features."""
     mixed = torch.einsum("och,bcvyx->bohvyx", weight, f)
     terms = (
-        torch.einsum("buvh,bohvyx->bouyx", phi[:, :, :, t], window) for t, window in enumerate(_windows(mixed, geometry))
+        torch.einsum("buvh,bohvyx->bouyx", phi[:, :, :, t], window)
+        for t, window in enumerate(_windows(mixed, geometry))
     )
     return _total(terms)
 

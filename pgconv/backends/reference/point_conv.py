@@ -2,8 +2,8 @@
 
 ``out[b,i,o] = sum_j sum_c psi(offset(u_i, v_j))[o,c] f[b,j,c]``, ``psi[o,c] = sum_h W[o,c,h] phi_h + b[o,c]``
 (depthwise: ``psi[c] = sum_h W[c,h] phi_h + b[c]`` and no sum over c).
-Pairs ``(i,j)`` are all of them, or those of a neighbour list: ``index [B|1,Nu,K]`` padded with -1, or ``index [nnz]`` with
-``rowptr`` (CSR), whose rows are the outputs of one example shared by all, or of every example in turn.
+Pairs ``(i,j)`` are all of them, or those of a neighbour list: ``index [B|1,Nu,K]`` padded with -1, or ``index [nnz]``
+with ``rowptr`` (CSR), whose rows are the outputs of one example shared by all, or of every example in turn.
 """
 
 from __future__ import annotations
@@ -61,8 +61,10 @@ def sum_over_pairs(
         batch, nu = f.shape[0], u.shape[1]
         (f, v, u), rows, index = _csr_pairs((f, v, u), index, rowptr, nu)
         phi, signal = features(v[:, index], u[:, rows]), f[:, index]
-        moments = _sum_rows(phi[..., :, None] * signal[..., None, :], rows, u.shape[1]).reshape(batch, nu, -1, f.shape[2])
-        sums = _sum_rows(signal, rows, u.shape[1]).reshape(batch, nu, -1)
+        moments = _sum_rows(phi[..., :, None] * signal[..., None, :], rows, u.shape[1]).reshape(
+            batch, nu, phi.shape[-1], f.shape[2]
+        )
+        sums = _sum_rows(signal, rows, u.shape[1]).reshape(batch, nu, f.shape[2])
     out = torch.einsum("ch,bihc->bic" if depthwise else "och,bihc->bio", weight, moments)
     if bias is not None:
         # The kernel's bias is the same for all pairs, so it sees only the sum of the signal.
@@ -75,14 +77,14 @@ def sum_of_neighbors(x: torch.Tensor, index: torch.Tensor, rowptr: torch.Tensor 
     if rowptr is None:
         return _neighbor_rows(x, index).sum(2)
     (flat,), rows, columns = _csr_pairs((x,), index, rowptr, nu)
-    return _sum_rows(flat[:, columns], rows, rowptr.shape[0] - 1).reshape(x.shape[0], nu, -1)
+    return _sum_rows(flat[:, columns], rows, rowptr.shape[0] - 1).reshape(x.shape[0], nu, x.shape[2])
 
 
 def gather_rows(x: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     """``x [B|1,N,k]``, ``index [B|1,Nu,K]`` -> ``[B,Nu,K,k]``; padding (-1) reads row 0, to be masked by the caller."""
-    batch = max(x.shape[0], index.shape[0])
+    batch = x.shape[0] if index.shape[0] == 1 else index.shape[0]
     safe = index.clamp(min=0).expand(batch, -1, -1)
-    picked = torch.gather(x.expand(batch, -1, -1), 1, safe.reshape(batch, -1, 1).expand(-1, -1, x.shape[2]))
+    picked = torch.gather(x.expand(batch, -1, -1), 1, safe.flatten(1)[..., None].expand(-1, -1, x.shape[2]))
     return picked.reshape(*safe.shape, x.shape[2])
 
 
@@ -101,7 +103,7 @@ def _csr_pairs(
     if counts.shape[0] == nu:
         return tensors, rows, index
     batch, nv = counts.shape[0] // nu, tensors[0].shape[1]
-    flat = tuple(x.expand(batch, -1, -1).reshape(1, -1, x.shape[2]) for x in tensors)
+    flat = tuple(x.expand(batch, -1, -1).flatten(0, 1)[None] for x in tensors)
     return flat, rows, index + torch.div(rows, nu, rounding_mode="floor") * nv
 
 

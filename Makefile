@@ -1,0 +1,61 @@
+# Verbs for people and CI. Every verb works alone on a machine with Python >= 3.10 and a C++17 compiler.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+TORCH ?= torch==2.13.0
+WORKERS ?= 2
+
+.PHONY: demo test build lint format bench docs test-gpu bench-gpu gpu-record clean
+
+demo: $(VENV)/.demo
+	$(BIN)/python -m pgconv.demo $(ARGS)
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest -n $(WORKERS) tests
+	$(BIN)/python -m pytest --doctest-modules pgconv --ignore=pgconv/_lib
+	$(BIN)/python -m pytest --doctest-glob='*.md' README.md docs
+
+build: $(VENV)/.built
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(VENV)/.test
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.test
+	$(BIN)/python benchmarks/features.py
+
+docs: $(VENV)/.test
+	$(BIN)/python -m pytest --doctest-glob='*.md' README.md docs
+
+test-gpu bench-gpu gpu-record:
+	@echo "$@: this version has no GPU kernels yet; on CUDA tensors the reference runs" >&2
+	@false
+
+clean:
+	rm -rf build dist *.egg-info pgconv/_lib/*.so demo-output .pytest_cache .ruff_cache
+
+# Stamps: an environment is made once, the native library is rebuilt when its sources change.
+NATIVE := $(shell find csrc -name '*.h' -o -name '*.cpp') CMakeLists.txt setup.py pyproject.toml
+
+$(VENV)/.torch:
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip "setuptools>=77" wheel
+	$(BIN)/python -m pip install --quiet "$(TORCH)" "numpy>=1.26" "cmake>=3.25" "ninja>=1.11" "pybind11>=2.12"
+	touch $@
+
+$(VENV)/.built: $(VENV)/.torch $(NATIVE)
+	$(BIN)/python -m pip install --quiet --no-build-isolation --no-deps --editable .
+	touch $@
+
+$(VENV)/.demo: $(VENV)/.built
+	$(BIN)/python -m pip install --quiet "scikit-learn>=1.4" "matplotlib>=3.8" "tqdm>=4.66"
+	touch $@
+
+$(VENV)/.test: $(VENV)/.demo
+	$(BIN)/python -m pip install --quiet "pytest>=8" "pytest-xdist>=3.5" "mpmath>=1.3" "scipy>=1.11" "ruff>=0.6"
+	touch $@

@@ -1,0 +1,93 @@
+// The few scalar functions that the group formulas and activations are written in, for T = float, double (host and
+// device) and, on the CPU, for vectors of them. A vector is a GCC/Clang vector extension type, so arithmetic,
+// comparisons and constants (`S(2) * x`, S the scalar type) read the same for all of them.
+#pragma once
+
+#if defined(__CUDACC__)
+#define PGCONV_INLINE static __host__ __device__ __forceinline__
+#else
+#define PGCONV_INLINE static inline __attribute__((always_inline))
+#endif
+// Each translation unit that holds code for one instruction set defines PGCONV_ISA, see params.h.
+#ifndef PGCONV_ISA
+#error "define PGCONV_ISA before including kernels"
+#endif
+
+namespace pgconv {
+namespace PGCONV_ISA {
+
+template <class T>
+struct Traits {
+  using Scalar = T;
+  static constexpr int width = 1;
+};
+template <class T>
+using Scalar = typename Traits<T>::Scalar;
+
+constexpr double kPi = 3.141592653589793238462643;
+
+PGCONV_INLINE float round_nearest(float x) { return __builtin_rintf(x); }
+PGCONV_INLINE double round_nearest(double x) { return __builtin_rint(x); }
+PGCONV_INLINE float square_root(float x) { return __builtin_sqrtf(x); }
+PGCONV_INLINE double square_root(double x) { return __builtin_sqrt(x); }
+PGCONV_INLINE float select(bool m, float a, float b) { return m ? a : b; }
+PGCONV_INLINE double select(bool m, double a, double b) { return m ? a : b; }
+// 2^n for integral n in [-126, 127] (float), [-1022, 1023] (double).
+PGCONV_INLINE float power_of_two(float n) { return __builtin_ldexpf(1.0f, int(n)); }
+PGCONV_INLINE double power_of_two(double n) { return __builtin_ldexp(1.0, int(n)); }
+PGCONV_INLINE float reciprocal(float x) { return 1.0f / x; }
+PGCONV_INLINE double reciprocal(double x) { return 1.0 / x; }
+
+}  // namespace PGCONV_ISA
+}  // namespace pgconv
+
+#if !defined(__CUDACC__)
+#include "../cpu/simd.h"
+#endif
+
+namespace pgconv {
+namespace PGCONV_ISA {
+
+template <class T>
+PGCONV_INLINE T broadcast(Scalar<T> x) {
+  return x - T{};  // not x + T{}: x - 0 is x even for x = -0, so no instruction is left of it
+}
+
+template <class T>
+PGCONV_INLINE T absolute(T x) {
+  return select(x < Scalar<T>(0), -x, x);
+}
+
+template <class T>
+PGCONV_INLINE T ceiling(T x) {
+  T n = round_nearest(x);
+  return select(n < x, n + Scalar<T>(1), n);
+}
+
+template <class T>
+PGCONV_INLINE T flooring(T x) {
+  T n = round_nearest(x);
+  return select(n > x, n - Scalar<T>(1), n);
+}
+
+// sum_k c[k] x^k with coefficients of x's own precision.
+template <class T, int N>
+PGCONV_INLINE T horner(const Scalar<T> (&c)[N], T x) {
+  T p = broadcast<T>(c[N - 1]);
+#pragma GCC unroll 32
+  for (int k = N - 2; k >= 0; --k) p = p * x + c[k];
+  return p;
+}
+
+// The derivative of horner().
+template <class T, int N>
+PGCONV_INLINE T horner_derivative(const Scalar<T> (&c)[N], T x) {
+  using S = Scalar<T>;
+  T p = broadcast<T>(S(N - 1) * c[N - 1]);
+#pragma GCC unroll 32
+  for (int k = N - 2; k >= 1; --k) p = p * x + S(k) * c[k];
+  return p;
+}
+
+}  // namespace PGCONV_ISA
+}  // namespace pgconv

@@ -1,0 +1,126 @@
+#include <torch/csrc/stable/library.h>
+
+#include <tuple>
+
+#include "kernel_net.h"
+
+namespace pgconv {
+namespace {
+
+struct Call {
+  int group, chart, part;
+  bool correlation;
+  NetShape shape;
+  int64_t S, Nu, Nv;
+};
+
+Call parse(const char* op, const KernelTable& table, const Tensor& v, const Tensor& u, const Tensor& params,
+           const std::string& group, const std::string& chart, const std::string& part, const std::string& form,
+           const std::string& net) {
+  std::vector<const char*> names;
+  for (const auto& info : table.groups) names.push_back(info.name);
+  Call call{};
+  call.group = parse_name(op, "group", group, names);
+  call.chart = parse_name(op, "chart", chart, {"product", "embed", "lie", "release"});
+  call.part = parse_name(op, "part", part, {"all", "translation", "stabilizer"});
+  call.correlation = parse_name(op, "form", form, {"convolution", "correlation"}) == 1;
+  call.shape = parse_net(op, net);
+
+  const GroupInfo& info = table.groups[call.group];
+  int stabilizer = info.stabilizer_coords[call.chart];
+  if (stabilizer < 0) fail(op, ": chart: ", group, " has no chart '", chart, "'");
+  int dim = (call.part == kStabilizer ? 0 : info.translation) + (call.part == kTranslation ? 0 : stabilizer);
+  if (call.shape.coord_dim != dim)
+    fail(op, ": net: expected ", dim, " coordinates (", group, ", ", chart, ", ", part, "), got '", net, "'");
+
+  check_tensor(op, "v", v, {-1, -1, info.element}, v.scalar_type());
+  check_tensor(op, "u", u, {-1, -1, info.element}, v.scalar_type());
+  check_tensor(op, "params", params, {num_params(call.shape)}, v.scalar_type());
+  int64_t Sv = v.size(0), Su = u.size(0);
+  if (Sv != Su && Sv != 1 && Su != 1) fail(op, ": v and u: expected equal batches or a batch of 1, got ", Sv, " and ", Su);
+  call.S = Sv == 1 ? Su : Sv;
+  call.Nv = v.size(1);
+  call.Nu = u.size(1);
+  return call;
+}
+
+// Fields of all elements, and the description of the pairs that points to them.
+template <class T>
+struct Prepared {
+  Buffer<T> v, u;
+  Features<T> problem;
+
+  Prepared(const KernelTable& table, const Call& call, const Tensor& tv, const Tensor& tu)
+      : v(table.groups[call.group].fields * tv.size(0) * call.Nv),
+        u(table.groups[call.group].fields * tu.size(0) * call.Nu) {
+    const auto& k = kernels_of<T>(table);
+    int64_t v_count = tv.size(0) * call.Nv, u_count = tu.size(0) * call.Nu;
+    k.prepare(call.group, static_cast<const T*>(tv.const_data_ptr()), v_count, v.get());
+    k.prepare(call.group, static_cast<const T*>(tu.const_data_ptr()), u_count, u.get());
+    problem = {call.group, call.chart, call.part, call.correlation, call.S, call.Nu, call.Nv, v_count, u_count,
+               tv.size(0) == 1 ? 0 : call.Nv, tu.size(0) == 1 ? 0 : call.Nu, v.get(), u.get()};
+  }
+};
+
+}  // namespace
+
+Tensor relative_features(const Tensor& v, const Tensor& u, const Tensor& params, const std::string& group,
+                         const std::string& chart, const std::string& part, const std::string& form,
+                         const std::string& net) {
+  const char* op = "relative_features";
+  const KernelTable& table = kernels();
+  Call call = parse(op, table, v, u, params, group, chart, part, form, net);
+  return dispatch_float(op, v, [&](auto zero) {
+    using T = decltype(zero);
+    const auto& k = kernels_of<T>(table);
+    Tensor out = torch::stable::new_empty(v, {call.S, call.Nu, call.Nv, call.shape.hidden});
+    Prepared<T> prepared(table, call, v, u);
+    auto packed = pack_params<T>(table, call.shape, params);
+    auto to = static_cast<T*>(out.mutable_data_ptr());
+    for_pairs(call.S * call.Nu * call.Nv, [&](int64_t begin, int64_t end) {
+      Buffer<T> workspace(k.workspace_size(call.shape));
+      k.features_forward(prepared.problem, call.shape, packed.get(), begin, end, workspace.get(), to);
+    });
+    return out;
+  });
+}
+
+std::tuple<Tensor, Tensor, Tensor> relative_features_backward(const Tensor& grad, const Tensor& v, const Tensor& u,
+                                                              const Tensor& params, const std::string& group,
+                                                              const std::string& chart, const std::string& part,
+                                                              const std::string& form, const std::string& net) {
+  const char* op = "relative_features_backward";
+  const KernelTable& table = kernels();
+  Call call = parse(op, table, v, u, params, group, chart, part, form, net);
+  check_tensor(op, "grad", grad, {call.S, call.Nu, call.Nv, call.shape.hidden}, v.scalar_type());
+  return dispatch_float(op, v, [&](auto zero) {
+    using T = decltype(zero);
+    const auto& k = kernels_of<T>(table);
+    auto data = [](const Tensor& t) { return static_cast<const T*>(t.const_data_ptr()); };
+    auto mutable_data = [](Tensor& t) { return static_cast<T*>(t.mutable_data_ptr()); };
+    Tensor gv = torch::stable::empty_like(v), gu = torch::stable::empty_like(u);
+    Tensor gparams = torch::stable::empty_like(params);
+    Prepared<T> prepared(table, call, v, u);
+    auto packed = pack_params<T>(table, call.shape, params);
+
+    int64_t fields = table.groups[call.group].fields, totals = k.totals_size(call.shape);
+    int64_t v_size = fields * prepared.problem.v_count, u_size = fields * prepared.problem.u_count;
+    int64_t pairs = call.S * call.Nu * call.Nv;
+    auto sums = sum_over_pairs(pairs, totals + v_size + u_size, [&](int64_t begin, int64_t end, double* own) {
+      Buffer<T> workspace(k.workspace_size(call.shape));
+      k.features_backward(prepared.problem, call.shape, packed.get(), data(grad), begin, end, workspace.get(), own,
+                          own + totals, own + totals + v_size);
+    });
+    k.unpack_totals(call.shape, data(params), sums.get(), mutable_data(gparams));
+    k.prepare_backward(call.group, data(v), sums.get() + totals, prepared.problem.v_count, mutable_data(gv));
+    k.prepare_backward(call.group, data(u), sums.get() + totals + v_size, prepared.problem.u_count, mutable_data(gu));
+    return std::make_tuple(gv, gu, gparams);
+  });
+}
+
+}  // namespace pgconv
+
+STABLE_TORCH_LIBRARY_IMPL(pgconv_C, CPU, m) {
+  m.impl("relative_features", TORCH_BOX(&pgconv::relative_features));
+  m.impl("relative_features_backward", TORCH_BOX(&pgconv::relative_features_backward));
+}

@@ -1,0 +1,117 @@
+// The kernel table of one level: included once by each isa_*.cpp, after it has defined PGCONV_ISA.
+#pragma once
+
+#include "features_impl.h"
+#include "isa.h"
+
+namespace pgconv {
+namespace PGCONV_ISA {
+
+template <class T>
+struct Entries {
+  static int64_t packed_size(const NetShape& shape) { return NetLayout<T>::of(shape).packed_size(); }
+  static int64_t totals_size(const NetShape& shape) { return NetLayout<T>::of(shape).totals_size(); }
+  static int64_t workspace_size(const NetShape& shape) { return NetLayout<T>::of(shape).workspace_size(); }
+
+  static void prepare(int group, const T* elements, int64_t n, T* fields) {
+    group_kernels<T>(group).prepare(elements, n, fields);
+  }
+  static void prepare_backward(int group, const T* elements, const double* grad_fields, int64_t n, T* grad_elements) {
+    group_kernels<T>(group).prepare_backward(elements, grad_fields, n, grad_elements);
+  }
+
+  template <int A>
+  static void activate(int64_t n, const T* x, T* y, T* dy) {
+    using V = Native<T>;
+    constexpr int W = Traits<V>::width;
+    for (int64_t k = 0; k < n; k += W) {
+      T in[W] = {}, out[W], slope[W];
+      int count = int(n - k < W ? n - k : W);
+      for (int c = 0; c < count; ++c) in[c] = x[k + c];
+      V value, both, derivative;
+      value = Act<A>::value(load<V>(in));
+      Act<A>::both(load<V>(in), both, derivative);
+      // A difference between the two ways to compute the value shows as NaN.
+      store<V>(out, select(value == both, value, broadcast<V>(T(__builtin_nan("")))));
+      store<V>(slope, derivative);
+      for (int c = 0; c < count; ++c) {
+        y[k + c] = out[c];
+        dy[k + c] = slope[c];
+      }
+    }
+  }
+  static void activation(int a, int64_t n, const T* x, T* y, T* dy) {
+    constexpr decltype(&activate<0>) table[kNumActivations] = {activate<kSin>, activate<kSilu>, activate<kRelu>,
+                                                               activate<kGelu>, activate<kTanh>};
+    table[a](n, x, y, dy);
+  }
+
+  static int coord_dim(int group, int chart, int part);
+
+  // Copies rows of [rows, n] arrays into and out of [rows, kTile] tiles.
+  static void copy_tile(const T* from, int64_t from_row, T* to, int64_t to_row, int rows) {
+    for (int c = 0; c < rows; ++c) __builtin_memcpy(to + c * to_row, from + c * from_row, sizeof(T) * kTile);
+  }
+  static void coordinates(int group, int chart, int part, int64_t n, const T* a, const T* b, T* x) {
+    auto g = group_kernels<T>(group);
+    int D = coord_dim(group, chart, part);
+    T ta[kMaxFields * kTile], tb[kMaxFields * kTile], tx[kMaxCoords * kTile];
+    for (int64_t k = 0; k < n; k += kTile) {
+      copy_tile(a + k, n, ta, kTile, g.fields);
+      copy_tile(b + k, n, tb, kTile, g.element);
+      g.coordinates(chart, part, D, ta, tb, tx);
+      copy_tile(tx, kTile, x + k, n, D);
+    }
+  }
+  static void coordinates_backward(int group, int chart, int part, int64_t n, const T* a, const T* b, const T* grad,
+                                   T* ga, T* gb) {
+    auto g = group_kernels<T>(group);
+    int D = coord_dim(group, chart, part);
+    T ta[kMaxFields * kTile], tb[kMaxFields * kTile], tx[kMaxCoords * kTile];
+    T tga[kMaxFields * kTile], tgb[kMaxFields * kTile];
+    for (int64_t k = 0; k < n; k += kTile) {
+      copy_tile(a + k, n, ta, kTile, g.fields);
+      copy_tile(b + k, n, tb, kTile, g.element);
+      copy_tile(grad + k, n, tx, kTile, D);
+      g.coordinates_backward(chart, part, D, ta, tb, tx, tga, tgb);
+      copy_tile(tga, kTile, ga + k, n, g.fields);
+      copy_tile(tgb, kTile, gb + k, n, g.element);
+    }
+  }
+
+  static constexpr Kernels<T> kernels = {packed_size, totals_size, workspace_size,
+                                         Net<T>::pack, Net<T>::unpack_totals, Net<T>::forward, Net<T>::backward,
+                                         prepare, prepare_backward,
+                                         PairFeatures<T>::forward, PairFeatures<T>::backward,
+                                         activation, coordinates, coordinates_backward};
+};
+
+constexpr KernelTable make_table() {
+  KernelTable t{PGCONV_ISA_NAME, {}, Entries<float>::kernels, Entries<double>::kernels};
+  int index = 0;
+  auto add = [&](const char* name, auto g) constexpr {
+    using G = decltype(g);
+    GroupInfo& info = t.groups[index++];
+    info.name = name;
+    info.element = G::element;
+    info.translation = G::translation;
+    info.fields = G::fields;
+    for (int chart = 0; chart < kNumCharts; ++chart) info.stabilizer_coords[chart] = G::stabilizer_coords(chart);
+  };
+  for_each_group(add);
+  return t;
+}
+static_assert(kGroupCount == kNumGroups, "isa.h and semidirect.h count the groups differently");
+
+extern const KernelTable table;
+const KernelTable table = make_table();
+
+template <class T>
+int Entries<T>::coord_dim(int group, int chart, int part) {
+  const GroupInfo& info = table.groups[group];
+  int translation = part == kStabilizer ? 0 : info.translation;
+  return translation + (part == kTranslation ? 0 : info.stabilizer_coords[chart]);
+}
+
+}  // namespace PGCONV_ISA
+}  // namespace pgconv

@@ -1,0 +1,23 @@
+// Every schema of namespace pgconv_C, the raw kernels behind pgconv/backends. No autograd and no arithmetic here; the
+// definitions are in <device>/<op>.cpp. Shapes: v [Sv, Nv, e], u [Su, Nu, e] with Sv, Su in {1, S}; params [P] and net
+// as in pgconv/kernel_nets/packing.py; all tensors contiguous and of one type (CPU: float32, float64).
+#include <torch/csrc/stable/library.h>
+
+STABLE_TORCH_LIBRARY(pgconv_C, m) {
+  // phi [S, Nu, Nv, H]: features of the relative elements v_j^-1 u_i ("convolution") or u_i^-1 v_j ("correlation").
+  m.def(
+      "relative_features(Tensor v, Tensor u, Tensor params, str group, str chart, str part, str form, str net) "
+      "-> Tensor");
+  m.def(
+      "relative_features_backward(Tensor grad, Tensor v, Tensor u, Tensor params, str group, str chart, str part, "
+      "str form, str net) -> (Tensor, Tensor, Tensor)");
+
+  // [M, D] -> [M, H]
+  m.def("kernel_net(Tensor coords, Tensor params, str net) -> Tensor");
+  m.def("kernel_net_backward(Tensor grad, Tensor coords, Tensor params, str net) -> (Tensor, Tensor)");
+
+  // Instruction-set levels: base, avx2, avx512.
+  m.def("cpu_isa() -> str");
+  m.def("cpu_isa_supported() -> str");  // comma-separated, ascending
+  m.def("set_cpu_isa(str level) -> ()");
+}

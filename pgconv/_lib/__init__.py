@@ -1,0 +1,1 @@
+"""Native libraries, put here by the build."""

@@ -1,0 +1,98 @@
+"""The ``cpp`` backend: native kernel-net features on the CPU, vendor products and convolutions around them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from pgconv.backends import vendor_conv
+from pgconv.backends.cpp import features, library, point_conv
+from pgconv.spec import Facts
+
+_ORDERS = {
+    "relative_features": ("direct",),
+    "kernel_net": ("direct",),
+    "group_conv2d": ("materialize",),
+    "point_conv": ("aggregate",),
+}
+_NATIVE_DTYPES = ("float32", "float64")
+
+
+class CppBackend:
+    """See ``pgconv.backends.base.Backend``."""
+
+    name = "cpp"
+
+    def unavailable(self, device: str) -> str | None:
+        return library.load_error() if device == "cpu" else f"the native CPU library does not run on {device} tensors"
+
+    def describe(self) -> str:
+        """Instruction set in use."""
+        return (
+            library.load_error() or f"instruction set {library.isa()}, supported {', '.join(library.supported_isas())}"
+        )
+
+    def orders(self, op: str) -> tuple[str, ...]:
+        return _ORDERS[op]
+
+    def why_not(self, facts: Facts, order: str) -> str | None:
+        if order not in self.orders(facts.op):
+            return f"{facts.op} has no native kernel in the order {order!r}"
+        if facts.op == "group_conv2d":
+            return None
+        if facts.op == "point_conv" and facts.size("lists"):
+            return "point_conv has no native kernel for neighbour lists"
+        if len(set(facts.dtypes)) > 1 or facts.dtypes[0] not in _NATIVE_DTYPES:
+            return (
+                f"native features need one dtype of {' or '.join(_NATIVE_DTYPES)}, received {', '.join(facts.dtypes)}"
+            )
+        return None
+
+    def function(self, op: str) -> Callable[..., Any]:
+        return _FUNCTIONS[op]
+
+
+def _relative_features(order: str, v, u, params, spec):
+    return features.relative_features(v, u, params, spec)
+
+
+def _relative_features_backward(order: str, needs, grad, v, u, params, spec):
+    return features.relative_features_backward(grad, v, u, params, spec)
+
+
+def _kernel_net(order: str, coords, params, net):
+    return features.kernel_net(coords, params, net)
+
+
+def _kernel_net_backward(order: str, needs, grad, coords, params, net):
+    return features.kernel_net_backward(grad, coords, params, net)
+
+
+def _group_conv2d(order: str, f, phi, weight, geometry):
+    return vendor_conv.forward(f, phi, weight, geometry)
+
+
+def _group_conv2d_backward(order: str, needs, grad, f, phi, weight, geometry):
+    return vendor_conv.backward(grad, f, phi, weight, geometry, needs)
+
+
+def _point_conv(order: str, f, v, u, params, weight, bias, index, rowptr, spec, depthwise):
+    return point_conv.forward(f, v, u, params, weight, bias, spec, depthwise)
+
+
+def _point_conv_backward(order, needs, grad, f, v, u, params, weight, bias, index, rowptr, spec, depthwise):
+    return point_conv.backward(needs, grad, f, v, u, params, weight, bias, spec, depthwise)
+
+
+_FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "relative_features": _relative_features,
+    "relative_features_backward": _relative_features_backward,
+    "kernel_net": _kernel_net,
+    "kernel_net_backward": _kernel_net_backward,
+    "group_conv2d": _group_conv2d,
+    "group_conv2d_backward": _group_conv2d_backward,
+    "point_conv": _point_conv,
+    "point_conv_backward": _point_conv_backward,
+}
+
+BACKEND = CppBackend()

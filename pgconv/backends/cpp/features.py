@@ -1,0 +1,47 @@
+"""Raw native functions for kernel-net features. Inputs are made contiguous here and nowhere else."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from pgconv.backends.cpp.library import ops
+from pgconv.spec import FeatureSpec
+
+
+def relative_features(v: Tensor, u: Tensor, params: Tensor, spec: FeatureSpec) -> Tensor:
+    """``phi [S,Nu,Nv,H]`` of all pairs."""
+    return ops().relative_features(*_contiguous(v, u, params), *_text(spec))
+
+
+def relative_features_backward(
+    grad: Tensor, v: Tensor, u: Tensor, params: Tensor, spec: FeatureSpec
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of v, u and params."""
+    return ops().relative_features_backward(*_contiguous(grad, v, u, params), *_text(spec))
+
+
+def kernel_net(coords: Tensor, params: Tensor, net: str) -> Tensor:
+    """``[..., D] -> [..., H]``."""
+    (points,) = _contiguous(_points(coords))
+    return ops().kernel_net(points, *_contiguous(params), net).reshape(*coords.shape[:-1], -1)
+
+
+def kernel_net_backward(grad: Tensor, coords: Tensor, params: Tensor, net: str) -> tuple[Tensor, Tensor]:
+    """Gradients of coords and params."""
+    flat_grad, points = _contiguous(_points(grad), _points(coords))
+    grad_coords, grad_params = ops().kernel_net_backward(flat_grad, points, *_contiguous(params), net)
+    return grad_coords.reshape(coords.shape), grad_params
+
+
+def _points(x: Tensor) -> Tensor:
+    # Not reshape(-1, D): with D = 0 the number of points could not be inferred.
+    return x.reshape(torch.Size(x.shape[:-1]).numel(), x.shape[-1])
+
+
+def _text(spec: FeatureSpec) -> tuple[str, str, str, str, str]:
+    return spec.group, spec.chart, spec.part, spec.form, spec.net
+
+
+def _contiguous(*tensors: Tensor) -> tuple[Tensor, ...]:
+    return tuple(t.contiguous() for t in tensors)

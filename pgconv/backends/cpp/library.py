@@ -1,0 +1,46 @@
+"""Finds and loads ``libpgconv_cpu`` on first use; a missing or broken library is a reason, never an import failure."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import torch
+
+_FOLDER = Path(__file__).resolve().parents[2] / "_lib"
+
+
+@cache
+def load_error() -> str | None:
+    """Why the native CPU library cannot be used, or None once it is loaded."""
+    path = _FOLDER / "libpgconv_cpu.so"
+    if not path.exists():
+        return "the native library was not built; install pgconv with a C++17 compiler at hand"
+    try:
+        torch.ops.load_library(str(path))
+    except OSError as error:
+        return f"the native library does not load: {error}"
+    return None
+
+
+def ops() -> torch._ops._OpNamespace:
+    """The raw operators; a RuntimeError says why there are none."""
+    reason = load_error()
+    if reason is not None:
+        raise RuntimeError(f"pgconv: {reason}")
+    return torch.ops.pgconv_C
+
+
+def isa() -> str:
+    """Instruction set in use: ``base``, ``avx2`` or ``avx512``."""
+    return ops().cpu_isa()
+
+
+def supported_isas() -> list[str]:
+    """Instruction sets this machine can run, slowest first."""
+    return ops().cpu_isa_supported().split(",")
+
+
+def set_isa(level: str) -> None:
+    """Use another instruction set from now on (for tests; ``PGCONV_CPU_ISA`` sets it for a process)."""
+    ops().set_cpu_isa(level)

@@ -1,0 +1,105 @@
+"""Tables and plots of the demo."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from pgconv.sampling import Sampler
+
+_COLOURS = {"G-CNN": "#7a8794", "Partial G-CNN": "#c2410c"}
+
+
+def learned_ranges(net: nn.Module) -> list[tuple[str, Sampler]]:
+    """Samplers of the group convolutions in order, by layer name."""
+    return [
+        (name.removesuffix(".sampler"), module)
+        for name, module in net.named_modules()
+        if isinstance(module, Sampler) and any(True for _ in module.parameters())
+    ]
+
+
+def describe_range(sampler: Sampler) -> str:
+    """Learned range in words: half-width of the arc, probability of the mirrored half or of each element."""
+    parts = []
+    if hasattr(sampler, "theta_effective"):
+        theta = float(sampler.theta_effective.detach())
+        parts.append(f"theta {theta:.3f} (arc +-{180 * theta:.0f} deg)")
+    if hasattr(sampler, "mirror_probability"):
+        parts.append(f"mirror kept with probability {float(sampler.mirror_probability.detach()):.3f}")
+    if not parts:
+        kept = ", ".join(f"{p:.2f}" for p in sampler.range().detach().tolist())
+        parts.append(f"elements kept with probability {kept}")
+    return ", ".join(parts)
+
+
+def table(rows: list[tuple[str, ...]]) -> str:
+    """Plain text columns; the first row is the heading."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
+    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+
+def plot_ranges(net: nn.Module, path: Path) -> None:
+    """The learned subset of every layer: an arc of angles, its mirrored copy shaded by its probability."""
+    plt = _pyplot()
+    layers: list[tuple[str, Sampler | None]] = [("lift", None), *learned_ranges(net)]
+    figure, axes = plt.subplots(1, len(layers), figsize=(2.6 * len(layers), 3.0), subplot_kw={"projection": "polar"})
+    for axis, (name, sampler) in zip(axes, layers):
+        theta, mirror = _arc(sampler)
+        angles = torch.linspace(-math.pi * theta, math.pi * theta, 200).tolist()
+        axis.fill_between(angles, 0.72, 1.0, color=_COLOURS["Partial G-CNN"], alpha=0.85, linewidth=0)
+        title = f"{name}\n$\\pm${180 * theta:.0f}$^\\circ$"
+        if mirror is not None:
+            axis.fill_between(angles, 0.38, 0.66, color="#1d4ed8", alpha=max(0.04, 0.85 * mirror), linewidth=0)
+            title += f", mirror {mirror:.2f}"
+        axis.set_title(title, fontsize=10)
+        axis.set_ylim(0, 1)
+        axis.set_yticks([])
+        axis.set_xticks([i * math.pi / 2 for i in range(4)], ["0", r"$\pi/2$", r"$\pm\pi$", r"$-\pi/2$"], fontsize=8)
+    figure.suptitle("Learned part of the group, layer by layer", fontsize=11)
+    figure.tight_layout()
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def plot_response(degrees: list[float], curves: dict[str, list[float]], task: str, path: Path) -> None:
+    """Mean probability of "6" over held-out digits against the rotation of the input."""
+    plt = _pyplot()
+    figure, axis = plt.subplots(figsize=(6.2, 3.4))
+    for name, curve in curves.items():
+        axis.plot(degrees, curve, label=name, color=_COLOURS[name], linewidth=2)
+    axis.axhline(0.5, color="#cbd5e1", linewidth=0.8, zorder=0)
+    axis.set_xlabel("rotation of the input (degrees, counter-clockwise)")
+    axis.set_ylabel('probability of "6"')
+    axis.set_xticks(range(-180, 181, 45))
+    axis.set_xlim(-180, 180)
+    axis.set_ylim(-0.03, 1.03)
+    axis.set_title(f"Response to rotation, held-out digits, task {task}", fontsize=11)
+    axis.legend(loc="center right", frameon=False)
+    for side in ("top", "right"):
+        axis.spines[side].set_visible(False)
+    figure.tight_layout()
+    figure.savefig(path, dpi=130)
+    plt.close(figure)
+
+
+def _arc(sampler: Sampler | None) -> tuple[float, float | None]:
+    if sampler is None:
+        return 1.0, None
+    theta = float(sampler.theta_effective.detach()) if hasattr(sampler, "theta_effective") else 0.0
+    if hasattr(sampler, "mirror_probability"):
+        return theta, float(sampler.mirror_probability.detach())
+    return (theta, None) if hasattr(sampler, "theta_effective") else (0.02, float(sampler.range().detach()[-1]))
+
+
+def _pyplot():
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    return plt

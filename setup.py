@@ -1,0 +1,56 @@
+"""Builds the native libraries with CMake and ninja and puts them into ``pgconv/_lib``. Sources and flags: CMakeLists.txt."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+
+
+class CMakeBuild(build_ext):
+    """One pseudo-extension stands for the whole CMake project."""
+
+    def build_extension(self, ext: Extension) -> None:
+        # An editable install uses the source tree, a wheel its own build folder.
+        package = ROOT / "pgconv" if self.inplace or self.editable_mode else Path(self.build_lib).resolve() / "pgconv"
+        build = ROOT / "build" / f"cmake-{sys.implementation.cache_tag}"
+        build.mkdir(parents=True, exist_ok=True)
+        configure = [
+            _tool("cmake"),
+            "-G",
+            "Ninja",
+            f"-DCMAKE_MAKE_PROGRAM={_tool('ninja')}",
+            f"-DPython_EXECUTABLE={sys.executable}",
+            f"-DPGCONV_LIB_DIR={package / '_lib'}",
+            "-B",
+            str(build),
+            "-S",
+            str(ROOT),
+        ]
+        subprocess.run(configure, check=True)
+        subprocess.run([_tool("cmake"), "--build", str(build)], check=True)
+
+    def get_outputs(self) -> list[str]:
+        return []
+
+    def copy_extensions_to_source(self) -> None:
+        """Nothing to copy: CMake has put the libraries where they belong."""
+
+
+def _tool(name: str) -> str:
+    """The program beside this interpreter (installed by pip), else on the path."""
+    beside = shutil.which(name, path=os.path.dirname(sys.executable))
+    found = beside or shutil.which(name)
+    if found is None:
+        raise SystemExit(f"pgconv: building needs {name}; pip install {name}")
+    return found
+
+
+setup(ext_modules=[Extension("pgconv._lib.native", sources=[])], cmdclass={"build_ext": CMakeBuild})
