@@ -112,13 +112,14 @@ def test_explicit_double_loop_of_the_paper(group, sets):
     assert_close(found.detach() + torch.from_numpy(bias)[:, None, None, None], expected)
 
 
+EITHER = pytest.mark.parametrize("backend", [None, "reference"], ids=["best", "reference"])
 RUNS = params(tuple(c for c in (*IMAGE_CASES, *POINT_CASES) if c.id in (
     "k3", "sets-both-each", "weights-each-shared-elements", "gate-each-elements-each", "lifting", "pointwise", "own-group",
     "depthwise-lifting", "dense", "dense-both-each", "dense-own-group", "padded-each", "csr-weights-mask-each", "csr-each",
 )))  # fmt: skip
 
 
-@pytest.mark.parametrize("backend", pgconv.backends.available("cpu"))
+@EITHER
 @pytest.mark.parametrize("case", RUNS)
 def test_layout_in_memory_does_not_matter(case, backend):
     call = build(case)
@@ -150,7 +151,7 @@ def without_examples(call: Call, keep_shared: bool) -> Call:
     return small
 
 
-@pytest.mark.parametrize("backend", pgconv.backends.available("cpu"))
+@EITHER
 @pytest.mark.parametrize("keep_shared", [True, False], ids=["shared-sets", "no-sets"])
 @pytest.mark.parametrize("case", RUNS)
 def test_empty_batch(case, keep_shared, backend):
@@ -166,7 +167,7 @@ def test_empty_batch(case, keep_shared, backend):
         assert not grad.any(), name
 
 
-@pytest.mark.parametrize("backend", pgconv.backends.available("cpu"))
+@EITHER
 @pytest.mark.parametrize("case", RUNS)
 @pytest.mark.parametrize("name", ["f", "u", "weight", "net"])
 def test_nan_in_gives_nan_out(case, name, backend):
@@ -181,7 +182,7 @@ def test_nan_in_gives_nan_out(case, name, backend):
     assert out.isnan().any()
 
 
-@pytest.mark.parametrize("backend", pgconv.backends.available("cpu"))
+@EITHER
 @pytest.mark.parametrize("id", ["dense-mask", "dense-mask-weights-sum", "dense-depthwise-no-bias-mask", "padded-weights-mask-each", "csr-each-weights-mask-each"])
 def test_masked_points_may_hold_nan(id, backend):
     call = build(next(c for c in POINT_CASES if c.id == id)).to(torch.float64, grad=True)
@@ -197,7 +198,7 @@ def test_masked_points_may_hold_nan(id, backend):
         assert torch.equal(x.grad, y.grad), name
 
 
-@pytest.mark.parametrize("backend", pgconv.backends.available("cpu"))
+@EITHER
 @pytest.mark.parametrize("id", ["weights-zero", "dense-weights-zero", "padded-weights-zero", "csr-each-weights-zero"])
 def test_nothing_to_average_is_zero_with_zero_gradient(id, backend):
     call = build(next(c for c in (*IMAGE_CASES, *POINT_CASES) if c.id == id)).to(torch.float64, grad=True)

@@ -109,11 +109,9 @@ def main(argv: list[str] | None = None) -> int:
     ]
     print("\n" + report.table(rows))
 
-    same = train.half_turn_difference(nets["G-CNN"], digits)
-    print(
-        f"\nG-CNN: logits of an image and of the transformed image differ by {same:.1e} of the "
-        "largest logit: it cannot tell them apart."
-    )
+    same = train.class_difference(nets["G-CNN"], digits)
+    verdict = "it cannot tell them apart" if same < 1e-4 else "this group does not contain the transformation"
+    print(f"\nG-CNN: logits of an image and of the transformed image differ by {same:.1e} of the largest: {verdict}.")
     print("Partial G-CNN, learned part of the group:")
     for layer, sampler in report.learned_ranges(nets["Partial G-CNN"]):
         print(f"  {layer}: {report.describe_range(sampler)}")

@@ -57,8 +57,8 @@ def to_input(fine: Tensor) -> Tensor:
 
 
 def transform(task: str, images: Tensor) -> Tensor:
-    """The other class: an exact half turn, or an exact mirror image."""
-    return torch.rot90(images, 2, (-2, -1)) if task == "6-180" else images.flip(-1)
+    """The other class: an exact half turn, or the exact mirror image (of the groups' mirror, which swaps up and down)."""
+    return torch.rot90(images, 2, (-2, -1)) if task == "6-180" else images.flip(-2)
 
 
 def batch(task: str, fine: Tensor, degrees: Tensor | float = 0.0) -> tuple[Tensor, Tensor]:

@@ -23,15 +23,15 @@ def learned_ranges(net: nn.Module) -> list[tuple[str, Sampler]]:
 
 
 def describe_range(sampler: Sampler) -> str:
-    """Learned range in words: half-width of the arc, probability of the mirrored half or of each element."""
+    """Learned range in words: half-width of the arc, probability of the mirrored half, or that of each element."""
     parts = []
-    if hasattr(sampler, "theta_effective"):
-        theta = float(sampler.theta_effective.detach())
+    if hasattr(sampler, "theta"):
+        theta = float(sampler.theta_effective)
         parts.append(f"theta {theta:.3f} (arc +-{180 * theta:.0f} deg)")
     if hasattr(sampler, "mirror_probability"):
-        parts.append(f"mirror kept with probability {float(sampler.mirror_probability.detach()):.3f}")
+        parts.append(f"mirror kept with probability {float(sampler.mirror_probability):.3f}")
     if not parts:
-        kept = ", ".join(f"{p:.2f}" for p in sampler.range().detach().tolist())
+        kept = ", ".join(f"{p:.2f}" for p in sampler.range().tolist())
         parts.append(f"elements kept with probability {kept}")
     return ", ".join(parts)
 
@@ -47,7 +47,7 @@ def plot_ranges(net: nn.Module, path: Path) -> None:
     """The learned subset of every layer: an arc of angles, its mirrored copy shaded by its probability."""
     plt = _pyplot()
     layers: list[tuple[str, Sampler | None]] = [("lift", None), *learned_ranges(net)]
-    figure, axes = plt.subplots(1, len(layers), figsize=(2.6 * len(layers), 3.0), subplot_kw={"projection": "polar"})
+    figure, axes = plt.subplots(1, len(layers), figsize=(2.7 * len(layers), 3.4), subplot_kw={"projection": "polar"})
     for axis, (name, sampler) in zip(axes, layers):
         theta, mirror = _arc(sampler)
         angles = torch.linspace(-math.pi * theta, math.pi * theta, 200).tolist()
@@ -56,7 +56,7 @@ def plot_ranges(net: nn.Module, path: Path) -> None:
         if mirror is not None:
             axis.fill_between(angles, 0.38, 0.66, color="#1d4ed8", alpha=max(0.04, 0.85 * mirror), linewidth=0)
             title += f", mirror {mirror:.2f}"
-        axis.set_title(title, fontsize=10)
+        axis.set_title(title, fontsize=10, pad=10)
         axis.set_ylim(0, 1)
         axis.set_yticks([])
         axis.set_xticks([i * math.pi / 2 for i in range(4)], ["0", r"$\pi/2$", r"$\pm\pi$", r"$-\pi/2$"], fontsize=8)
@@ -79,7 +79,7 @@ def plot_response(degrees: list[float], curves: dict[str, list[float]], task: st
     axis.set_xlim(-180, 180)
     axis.set_ylim(-0.03, 1.03)
     axis.set_title(f"Response to rotation, held-out digits, task {task}", fontsize=11)
-    axis.legend(loc="center right", frameon=False)
+    axis.legend(loc="upper right", frameon=False, bbox_to_anchor=(1.0, 0.93))
     for side in ("top", "right"):
         axis.spines[side].set_visible(False)
     figure.tight_layout()
@@ -90,10 +90,10 @@ def plot_response(degrees: list[float], curves: dict[str, list[float]], task: st
 def _arc(sampler: Sampler | None) -> tuple[float, float | None]:
     if sampler is None:
         return 1.0, None
-    theta = float(sampler.theta_effective.detach()) if hasattr(sampler, "theta_effective") else 0.0
-    if hasattr(sampler, "mirror_probability"):
-        return theta, float(sampler.mirror_probability.detach())
-    return (theta, None) if hasattr(sampler, "theta_effective") else (0.02, float(sampler.range().detach()[-1]))
+    if hasattr(sampler, "theta"):
+        mirror = float(sampler.mirror_probability) if hasattr(sampler, "mirror_probability") else None
+        return float(sampler.theta_effective), mirror
+    return 0.02, float(sampler.range()[-1])
 
 
 def _pyplot():

@@ -79,7 +79,7 @@ def probability_of_six(net: nn.Module, fine: Tensor, degrees: list[float]) -> Te
 
 
 @torch.no_grad()
-def half_turn_difference(net: nn.Module, digits: Digits) -> float:
+def class_difference(net: nn.Module, digits: Digits) -> float:
     """Largest difference of logits between an image and its transformed self, relative to the largest logit."""
     net.eval()
     images, _ = batch(digits.task, digits.test)

@@ -332,6 +332,11 @@ def _at_least_one_set(phi: Tensor) -> Tensor:
     return phi.sum(0, keepdim=True) if phi.shape[0] == 0 else phi
 
 
+def _at_least_one_set(phi: Tensor) -> Tensor:
+    """For an empty batch with a sample set per example (there is no example): zeros shared by nobody."""
+    return phi.sum(0, keepdim=True) if phi.shape[0] == 0 else phi
+
+
 def _check_planar(op: str, kernel: KernelArgs) -> None:
     if kernel.group.translation_dim != 2:
         raise ValueError(

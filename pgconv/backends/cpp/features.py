@@ -23,8 +23,8 @@ def relative_features_backward(
 
 def kernel_net(coords: Tensor, params: Tensor, net: str) -> Tensor:
     """``[..., D] -> [..., H]``."""
-    (points,) = _contiguous(_points(coords))
-    return ops().kernel_net(points, *_contiguous(params), net).reshape(*coords.shape[:-1], -1)
+    phi = ops().kernel_net(*_contiguous(_points(coords), params), net)
+    return phi.reshape(*coords.shape[:-1], phi.shape[1])
 
 
 def kernel_net_backward(grad: Tensor, coords: Tensor, params: Tensor, net: str) -> tuple[Tensor, Tensor]:
