@@ -25,14 +25,15 @@ def parser() -> argparse.ArgumentParser:
         "--task", choices=("6-180", "6-M"), default="6-180", help="other class: turned by 180 degrees, or mirrored"
     )
     p.add_argument("--group", choices=("SE(2)", "M(2)", "E(2)"), default="SE(2)", help="group of both networks")
-    p.add_argument("--epochs", type=_positive, default=30)
+    p.add_argument("--epochs", type=_positive, default=40)
     p.add_argument("--seed", type=int, default=0, help="of the split, the initialisation and the training")
     p.add_argument("--output", type=Path, default=Path("demo-output"), help="folder for the plots and results.csv")
     p.add_argument("--width", type=_positive, default=12, help="channels of every layer")
     p.add_argument("--samples", type=_positive, help="group elements per layer (default: 8; 2 for M(2))")
     p.add_argument("--batch-size", type=_positive, default=32)
     p.add_argument("--lr", type=float, default=1e-2, help="peak learning rate")
-    p.add_argument("--range-lr", type=float, default=1e-2, help="peak learning rate of the learned ranges")
+    p.add_argument("--range-lr", type=float, default=1e-2, help="peak learning rate of the learned arcs")
+    p.add_argument("--gate-lr", type=float, default=5e-2, help="peak learning rate of the learned gates (mirror)")
     p.add_argument(
         "--rotation",
         type=float,
@@ -91,6 +92,7 @@ def main(argv: list[str] | None = None) -> int:
                 batch_size=options.batch_size,
                 lr=options.lr,
                 range_lr=options.range_lr,
+                gate_lr=options.gate_lr,
                 rotation=options.rotation,
                 seed=options.seed,
                 progress=progress,

@@ -15,12 +15,16 @@ from pgconv.demo.data import Digits, batch, rotate, to_input
 from pgconv.sampling import Sampler, anneal
 
 
-def parameter_groups(net: nn.Module, lr: float, range_lr: float) -> list[dict]:
-    """The learned ranges have a learning rate of their own: there are few of them and all layers hang on each."""
-    ranges = [p for m in net.modules() if isinstance(m, Sampler) for p in m.parameters()]
-    known = {id(p) for p in ranges}
-    rest = [p for p in net.parameters() if id(p) not in known]
-    return [{"params": rest, "lr": lr}] + ([{"params": ranges, "lr": range_lr}] if ranges else [])
+def parameter_groups(net: nn.Module, lr: float, range_lr: float, gate_lr: float) -> list[dict]:
+    """Weights, learned arcs and learned gates have learning rates of their own: all layers hang on the few of the latter."""
+    arcs, gates = [], []
+    for module in net.modules():
+        if isinstance(module, Sampler):
+            for name, parameter in module.named_parameters(recurse=False):
+                (arcs if name == "theta" else gates).append(parameter)
+    special = {id(p) for p in (*arcs, *gates)}
+    rest = [p for p in net.parameters() if id(p) not in special]
+    return [{"params": group, "lr": rate} for group, rate in ((rest, lr), (arcs, range_lr), (gates, gate_lr)) if group]
 
 
 def fit(
@@ -31,6 +35,7 @@ def fit(
     batch_size: int,
     lr: float,
     range_lr: float,
+    gate_lr: float,
     rotation: float,
     seed: int,
     progress: Callable[[int, float], None],
@@ -39,7 +44,7 @@ def fit(
     generator = torch.Generator().manual_seed(seed)
     steps_per_epoch = max(1, len(digits.train) // (batch_size // 2))
     total = epochs * steps_per_epoch
-    optimizer = torch.optim.Adam(parameter_groups(net, lr, range_lr))
+    optimizer = torch.optim.Adam(parameter_groups(net, lr, range_lr, gate_lr))
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, [g["lr"] for g in optimizer.param_groups], total_steps=total, pct_start=0.1
     )

@@ -127,10 +127,12 @@ def _build_net(layer: str, factory: object, coord_dim: int, hidden: int, layers:
     if isinstance(factory, str):
         options = {"omega0": omega0} if factory == "siren" else {}
         return kernel_nets.get(factory, coord_dim, hidden=hidden, layers=layers, **options)
-    if isinstance(factory, KernelNet):
-        return factory
-    if not callable(factory):
+    net = factory(coord_dim) if callable(factory) and not isinstance(factory, KernelNet) else factory
+    if not isinstance(net, KernelNet):
         raise ValueError(
-            f"{layer}: kernel_net must be a name, a KernelNet, or a function from coord_dim to one, received {describe(factory)}"
+            f"{layer}: kernel_net must be a name ({', '.join(kernel_nets.names())}), a KernelNet, or a function from coord_dim to "
+            f"one, received {describe(net)}"
         )
-    return _checked_net(layer, factory(coord_dim))
+    if net.coord_dim != coord_dim:
+        raise ValueError(f"{layer}: kernel_net must have coord_dim={coord_dim} for this group and chart, received {net.coord_dim}")
+    return net

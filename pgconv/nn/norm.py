@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pgconv._shapes import check_shape
+from pgconv._shapes import check_floating, check_positive_int, check_shape, describe
 from pgconv.nn.pooling import sample_weights
 from pgconv.sampling import Samples
 
@@ -25,9 +25,13 @@ class GroupBatchNorm2d(nn.BatchNorm3d):
         torch.Size([2, 3, 4, 5, 5])
     """
 
+    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, affine: bool = True, **options) -> None:
+        _check_sizes("GroupBatchNorm2d", num_features, eps)
+        super().__init__(num_features, eps, momentum, affine, **options)
+
     def forward(self, x: Tensor, samples: Samples | None = None) -> Tensor:
         """Normalise ``x``, weighting statistics by the gates of ``samples``."""
-        check_shape("GroupBatchNorm2d", "x", x, "B C N H W", {"C": self.num_features})
+        _check_maps("GroupBatchNorm2d", x, self.num_features)
         use_batch = self.training or self.running_mean is None
         if samples is None or not use_batch:
             return super().forward(x)
@@ -61,13 +65,14 @@ class GroupInstanceNorm2d(nn.Module):
 
     def __init__(self, num_features: int, eps: float = 1e-5, affine: bool = False) -> None:
         super().__init__()
+        _check_sizes("GroupInstanceNorm2d", num_features, eps)
         self.num_features, self.eps = num_features, eps
         self.weight = nn.Parameter(torch.ones(num_features)) if affine else None
         self.bias = nn.Parameter(torch.zeros(num_features)) if affine else None
 
     def forward(self, x: Tensor, samples: Samples | None = None) -> Tensor:
         """Normalise ``x``, weighting statistics by the gates of ``samples``."""
-        check_shape("GroupInstanceNorm2d", "x", x, "B C N H W", {"C": self.num_features})
+        _check_maps("GroupInstanceNorm2d", x, self.num_features)
         if samples is None:
             return F.instance_norm(x, weight=self.weight, bias=self.bias, eps=self.eps)
         weights = sample_weights("GroupInstanceNorm2d", samples, x)[:, None, :, None, None]
@@ -91,16 +96,28 @@ class GroupLayerNorm2d(nn.GroupNorm):
     """
 
     def __init__(self, num_features: int, eps: float = 1e-12) -> None:
+        _check_sizes("GroupLayerNorm2d", num_features, eps)
         super().__init__(1, num_features, eps=eps)
 
     def forward(self, x: Tensor, samples: Samples | None = None) -> Tensor:
         """Normalise ``x``, weighting statistics by the gates of ``samples``."""
-        check_shape("GroupLayerNorm2d", "x", x, "B C N H W", {"C": self.num_channels})
+        _check_maps("GroupLayerNorm2d", x, self.num_channels)
         if samples is None:
             return super().forward(x)
         weights = sample_weights("GroupLayerNorm2d", samples, x)[:, None, :, None, None]
         mean, var, _ = _weighted_moments(x, weights, (1, 2, 3, 4))
         return (x - mean) * torch.rsqrt(var + self.eps) * _per_channel(self.weight) + _per_channel(self.bias)
+
+
+def _check_sizes(layer: str, num_features: object, eps: object) -> None:
+    check_positive_int(layer, "num_features", num_features)
+    if not isinstance(eps, (int, float)) or not 0 <= eps < float("inf"):
+        raise ValueError(f"{layer}: eps must be a number >= 0, received {describe(eps)}")
+
+
+def _check_maps(layer: str, x: Tensor, channels: int) -> None:
+    check_shape(layer, "x", x, "B C N H W", {"C": channels})
+    check_floating(layer, "x", x)
 
 
 def _weighted_moments(x: Tensor, weights: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:

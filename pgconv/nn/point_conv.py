@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from pgconv import functional, groups
-from pgconv._shapes import check_positive_int, check_shape
+from pgconv._shapes import check_floating, check_positive_int, check_same_device, check_shape, describe
 from pgconv.groups import Group
 from pgconv.nn._conv import SampledConv, check_samples
 from pgconv.sampling import Samples
@@ -56,7 +56,9 @@ class PointLift(nn.Module):
         """Lift positions ``x`` with features ``f``."""
         axes: dict = {"d": self.group.spatial_dim}
         check_shape("PointLift", "x", x, "B P d", axes)
+        check_floating("PointLift", "x", x, (torch.float32, torch.float64))
         check_shape("PointLift", "f", f, "B P C", axes)
+        check_same_device("PointLift", x=x, f=f, mask=mask)
         batch, points, n = x.shape[0], x.shape[1], self.num_samples
         stabilizer = self.group.stabilizer
         h = stabilizer.grid(n, dtype=x.dtype, device=x.device).expand(batch, points, n, -1)
@@ -68,6 +70,8 @@ class PointLift(nn.Module):
         weights = x.new_ones(batch, points)
         if mask is not None:
             check_shape("PointLift", "mask", mask, "B P", {"B": batch, "P": points})
+            if mask.dtype != torch.bool:
+                raise ValueError(f"PointLift: mask must be boolean, received {describe(mask)}; compare it, e.g. mask > 0")
             weights = mask.to(x.dtype)
         return f.repeat_interleave(n, 1), Samples(elements, weights.repeat_interleave(n, 1))
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pgconv._shapes import check_choice, check_shape
+from pgconv._shapes import check_choice, check_floating, check_positive_int, check_same_device, check_shape, describe
 from pgconv.nn._conv import check_samples
 from pgconv.sampling import Samples
 
@@ -24,11 +24,23 @@ class GroupMaxPool2d(nn.Module):
 
     def __init__(self, kernel_size: int, stride: int | None = None, padding: int = 0) -> None:
         super().__init__()
-        self.kernel_size, self.stride, self.padding = kernel_size, stride or kernel_size, padding
+        self.kernel_size = check_positive_int("GroupMaxPool2d", "kernel_size", kernel_size)
+        self.stride = kernel_size if stride is None else check_positive_int("GroupMaxPool2d", "stride", stride)
+        self.padding = check_positive_int("GroupMaxPool2d", "padding", padding, 0)
+        if padding > kernel_size // 2:
+            raise ValueError(
+                f"GroupMaxPool2d: padding must be at most half of kernel_size={kernel_size} (else a window may be all padding), "
+                f"received {padding}"
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         """Pool ``x``."""
         check_shape("GroupMaxPool2d", "x", x, "B C N H W", {})
+        check_floating("GroupMaxPool2d", "x", x)
+        if min(x.shape[-2:]) + 2 * self.padding < self.kernel_size:
+            raise ValueError(
+                f"GroupMaxPool2d: x must be at least kernel_size={self.kernel_size} high and wide with its padding, received {describe(x)}"
+            )
         pooled = F.max_pool2d(x.flatten(1, 2), self.kernel_size, self.stride, self.padding)
         return pooled.unflatten(1, x.shape[1:3])
 
@@ -60,6 +72,9 @@ class GlobalGroupPool(nn.Module):
         """Pool ``x`` with the gates of ``samples``."""
         axes: dict = {}
         check_shape("GlobalGroupPool", "x", x, "B C N H W", axes)
+        check_floating("GlobalGroupPool", "x", x)
+        if 0 in x.shape[2:]:
+            raise ValueError(f"GlobalGroupPool: x must have at least one sample and one pixel, received {describe(x)}")
         if samples is None:
             return x.mean((2, 3, 4)) if self.mode == "mean" else x.amax((2, 3, 4))
         weights = sample_weights("GlobalGroupPool", samples, x)
@@ -76,4 +91,5 @@ def sample_weights(layer: str, samples: Samples, x: Tensor) -> Tensor:
     """Weights ``[S, N]`` of the samples under maps ``x [B, C, N, H, W]``, in the dtype of x."""
     weights = check_samples(layer, "samples", samples).weights
     check_shape(layer, "samples.weights", weights, "S N", {"S": (1, x.shape[0]), "N": x.shape[2]})
+    check_same_device(layer, **{"samples.weights": weights, "x": x})
     return weights.to(x.dtype)
