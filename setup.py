@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 from setuptools import Extension, setup
+from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
@@ -29,6 +30,8 @@ class CMakeBuild(build_ext):
             f"-DCMAKE_MAKE_PROGRAM={_tool('ninja')}",
             f"-DPython_EXECUTABLE={sys.executable}",
             f"-DPGCONV_LIB_DIR={package / '_lib'}",
+            # The test module is tied to one Python; a wheel is not.
+            f"-DPGCONV_BUILD_TESTING={'ON' if self.inplace or self.editable_mode else 'OFF'}",
             "-B",
             str(build),
             "-S",
@@ -44,6 +47,13 @@ class CMakeBuild(build_ext):
         """Nothing to copy: CMake has put the libraries where they belong."""
 
 
+class AnyPythonWheel(bdist_wheel):
+    """The native library uses no Python API: one wheel per platform serves every Python."""
+
+    def get_tag(self) -> tuple[str, str, str]:
+        return ("py3", "none", super().get_tag()[2])
+
+
 def _tool(name: str) -> str:
     """The program beside this interpreter (installed by pip), else on the path."""
     beside = shutil.which(name, path=os.path.dirname(sys.executable))
@@ -53,4 +63,7 @@ def _tool(name: str) -> str:
     return found
 
 
-setup(ext_modules=[Extension("pgconv._lib.native", sources=[])], cmdclass={"build_ext": CMakeBuild})
+setup(
+    ext_modules=[Extension("pgconv._lib.native", sources=[])],
+    cmdclass={"build_ext": CMakeBuild, "bdist_wheel": AnyPythonWheel},
+)

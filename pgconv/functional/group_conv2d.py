@@ -301,11 +301,11 @@ def _convolve(
     gate: Tensor | None = None
     if out_gate is not None:
         check_shape(op, "out_gate", out_gate, "S Nu", {"S": (1, batch), "Nu": phi.shape[1]})
-        gate = out_gate.to(phi.dtype)
+        gate = _at_least_one_set(out_gate.to(phi.dtype))
     share: Tensor | None = None
     if sample_weight is not None:
         check_shape(op, "sample_weight", sample_weight, "S Nv", {"S": (1, batch), "Nv": nv})
-        share = sample_weight.to(phi.dtype)
+        share = _at_least_one_set(sample_weight.to(phi.dtype))
         if reduction == "mean":
             share = share * safe_reciprocal(share.sum(-1, keepdim=True))
     elif reduction == "mean":
@@ -327,14 +327,9 @@ def _convolve(
     return out if late_gate is None else out * late_gate.to(out.dtype)
 
 
-def _at_least_one_set(phi: Tensor) -> Tensor:
-    # Per-example elements of an empty batch: a convolution needs a kernel all the same, and a sum over no set is one.
-    return phi.sum(0, keepdim=True) if phi.shape[0] == 0 else phi
-
-
-def _at_least_one_set(phi: Tensor) -> Tensor:
-    """For an empty batch with a sample set per example (there is no example): zeros shared by nobody."""
-    return phi.sum(0, keepdim=True) if phi.shape[0] == 0 else phi
+def _at_least_one_set(x: Tensor) -> Tensor:
+    # Per-example sets of an empty batch: a convolution needs a kernel all the same, and a sum over no set makes one.
+    return x.sum(0, keepdim=True) if x.shape[0] == 0 else x
 
 
 def _check_planar(op: str, kernel: KernelArgs) -> None:

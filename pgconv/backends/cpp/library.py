@@ -7,6 +7,8 @@ from pathlib import Path
 
 import torch
 
+from pgconv._env import cpu_isa
+
 _FOLDER = Path(__file__).resolve().parents[2] / "_lib"
 
 
@@ -20,6 +22,12 @@ def load_error() -> str | None:
         torch.ops.load_library(str(path))
     except OSError as error:
         return f"the native library does not load: {error}"
+    asked = cpu_isa()
+    if asked is not None and asked != torch.ops.pgconv_C.cpu_isa():
+        raise ValueError(
+            f"PGCONV_CPU_ISA must be one of {torch.ops.pgconv_C.cpu_isa_supported()} on this machine, received {asked!r}; "
+            "unset it for the best one"
+        )
     return None
 
 
