@@ -199,9 +199,9 @@ def _net(case: Case, part: str, rng: np.random.Generator) -> nn.Module:
 
 
 def _neighbors(kind: str, batch: int, nu: int, nv: int, rng: np.random.Generator) -> Tensor | tuple[Tensor, Tensor]:
-    """Lists of different lengths with repeated inputs, the first of them empty."""
+    """Lists of different lengths with repeated inputs; some, the first among them, are empty."""
     rows = batch if kind in ("padded-each", "csr-each") else 1
-    lists = [rng.integers(0, nv, rng.integers(0, nv + 2) if i else 0) for i in range(rows * nu)]
+    lists = [rng.integers(0, nv, rng.integers(1, nv + 2) if i % 5 else 0) for i in range(rows * nu)]
     if kind.startswith("csr"):
         rowptr = np.concatenate([[0], np.cumsum([len(x) for x in lists])])
         return torch.from_numpy(rowptr), torch.from_numpy(np.concatenate(lists).astype(np.int64))
@@ -212,87 +212,89 @@ def _neighbors(kind: str, batch: int, nu: int, nv: int, rng: np.random.Generator
     return torch.from_numpy(rng.permuted(table, axis=1).reshape(rows, nu, width))
 
 
-def _image(id: str, **fields: Any) -> Case:
+def image_case(id: str, **fields: Any) -> Case:
+    """A case from fields of ``Case`` and options of the function, told apart by name."""
     known = set(Case.__dataclass_fields__)
     return Case(id, **{k: x for k, x in fields.items() if k in known}, options={k: x for k, x in fields.items() if k not in known})
 
 
-def _point(id: str, **fields: Any) -> Case:
-    return _image(id, **({"op": "point_conv", "nv": 5, "nu": 4} | fields))
+def point_case(id: str, **fields: Any) -> Case:
+    """The same for ``point_conv``."""
+    return image_case(id, **({"op": "point_conv", "nv": 5, "nu": 4} | fields))
 
 
 IMAGE_CASES = (
-    _image("k1", kernel_size=1),
-    _image("ones", kernel_size=1, batch=1, channels=1, out=1, nv=1, nu=1, size=(1, 1), hidden=1),
-    _image("ones-k3", kernel_size=3, batch=1, channels=1, out=1, nv=1, nu=1, size=(1, 1), layers=2),
-    _image("k3", kernel_size=3),
-    _image("k5-form-correlation", kernel_size=5, form="correlation"),
-    _image("k7-wider-than-image", kernel_size=7, size=(3, 4)),
-    _image("primes", kernel_size=3, batch=3, channels=5, out=7, nv=2, nu=3, size=(5, 3), hidden=5),
-    _image("no-bias", kernel_size=3, bias=False),
-    _image("stride-2", kernel_size=3, size=(5, 6), stride=2),
-    _image("stride-3-2-dilation-1-2", kernel_size=3, size=(7, 6), stride=(3, 2), dilation=(1, 2)),
-    _image("dilation-2-valid", kernel_size=3, size=(6, 5), dilation=2, padding="valid"),
-    _image("padding-0", kernel_size=3, size=(4, 6), padding=0),
-    _image("padding-0-2", kernel_size=3, padding=(0, 2)),
-    _image("padding-3-beyond-kernel", kernel_size=3, size=(2, 3), padding=3),
-    _image("square", kernel_size=3, support="square"),
-    _image("square-k5-stride-2", kernel_size=5, support="square", stride=2, size=(5, 4)),
-    _image("sum", kernel_size=3, reduction="sum"),
-    _image("sets-v-each", kernel_size=3, sets="B1"),
-    _image("sets-u-each", kernel_size=3, sets="1B"),
-    _image("sets-both-each", kernel_size=3, sets="BB"),
-    _image("sets-both-each-stride-2", kernel_size=3, sets="BB", stride=2, size=(5, 5)),
-    _image("weights", kernel_size=3, weights="shared"),
-    _image("weights-each-shared-elements", kernel_size=3, weights="each"),
-    _image("weights-each-sum", kernel_size=3, weights="each", reduction="sum"),
-    _image("weights-shared-elements-each", kernel_size=3, weights="shared", sets="BB"),
-    _image("weights-zero", kernel_size=3, weights="zero"),
-    _image("gate", kernel_size=3, gate="shared"),
-    _image("gate-each-shared-elements", kernel_size=3, gate="each"),
-    _image("gate-each-elements-each", kernel_size=3, gate="each", sets="1B"),
-    _image("gate-and-weights-each", kernel_size=3, gate="each", weights="each", sets="B1", form="correlation"),
-    _image("grid-quarter-turns", kernel_size=3, nv=4, nu=4, elements="grid"),
-    _image("grid-E2", kernel_size=3, group="E(2)", nv=8, nu=8, batch=1, channels=1, elements="grid", form="correlation"),
-    _image("grid-release", kernel_size=3, nv=4, nu=4, elements="grid", chart="release", form="correlation"),
-    _image("net-4-layers", kernel_size=3, layers=4),
-    *(_image(f"net-{name}", kernel_size=3, net=name) for name in ("silu", "relu", "gelu", "tanh")),
-    *(_image(f"net-{name}", kernel_size=3, net=name) for name in ("fourier", "gabor", "magnet")),
-    _image("own-group", kernel_size=3, group="Shear(2)"),
-    _image("own-group-correlation-each", kernel_size=3, group="Shear(2)", form="correlation", sets="B1"),
-    _image("lifting", op="lifting_conv2d", kernel_size=3),
-    _image("lifting-ones", op="lifting_conv2d", kernel_size=1, batch=1, channels=1, out=1, nu=1, size=(1, 1)),
-    _image("lifting-each-gate", op="lifting_conv2d", kernel_size=5, sets="1B", gate="each", size=(6, 5), stride=2),
-    _image("lifting-own-group", op="lifting_conv2d", kernel_size=3, group="Shear(2)"),
-    _image("lifting-magnet", op="lifting_conv2d", kernel_size=3, net="magnet", dilation=2, padding="valid", size=(6, 5)),
-    _image("pointwise", op="pointwise_group_conv"),
-    _image("pointwise-stride-2-each", op="pointwise_group_conv", stride=2, sets="BB", weights="each", gate="shared"),
-    _image("pointwise-own-group", op="pointwise_group_conv", group="Shear(2)", reduction="sum"),
-    _image("depthwise-lifting", op="depthwise_lifting_conv2d", kernel_size=3),
-    _image("depthwise-lifting-each-stride", op="depthwise_lifting_conv2d", kernel_size=5, sets="1B", stride=(2, 1)),
-    _image("depthwise-lifting-square-no-bias", op="depthwise_lifting_conv2d", kernel_size=3, support="square", bias=False),
+    image_case("k1", kernel_size=1),
+    image_case("ones", kernel_size=1, batch=1, channels=1, out=1, nv=1, nu=1, size=(1, 1), hidden=1),
+    image_case("ones-k3", kernel_size=3, batch=1, channels=1, out=1, nv=1, nu=1, size=(1, 1), layers=2),
+    image_case("k3", kernel_size=3),
+    image_case("k5-form-correlation", kernel_size=5, form="correlation"),
+    image_case("k7-wider-than-image", kernel_size=7, size=(3, 4)),
+    image_case("primes", kernel_size=3, batch=3, channels=5, out=7, nv=2, nu=3, size=(5, 3), hidden=5),
+    image_case("no-bias", kernel_size=3, bias=False),
+    image_case("stride-2", kernel_size=3, size=(5, 6), stride=2),
+    image_case("stride-3-2-dilation-1-2", kernel_size=3, size=(7, 6), stride=(3, 2), dilation=(1, 2)),
+    image_case("dilation-2-valid", kernel_size=3, size=(6, 5), dilation=2, padding="valid"),
+    image_case("padding-0", kernel_size=3, size=(4, 6), padding=0),
+    image_case("padding-0-2", kernel_size=3, padding=(0, 2)),
+    image_case("padding-3-beyond-kernel", kernel_size=3, size=(2, 3), padding=3),
+    image_case("square", kernel_size=3, support="square"),
+    image_case("square-k5-stride-2", kernel_size=5, support="square", stride=2, size=(5, 4)),
+    image_case("sum", kernel_size=3, reduction="sum"),
+    image_case("sets-v-each", kernel_size=3, sets="B1"),
+    image_case("sets-u-each", kernel_size=3, sets="1B"),
+    image_case("sets-both-each", kernel_size=3, sets="BB"),
+    image_case("sets-both-each-stride-2", kernel_size=3, sets="BB", stride=2, size=(5, 5)),
+    image_case("weights", kernel_size=3, weights="shared"),
+    image_case("weights-each-shared-elements", kernel_size=3, weights="each"),
+    image_case("weights-each-sum", kernel_size=3, weights="each", reduction="sum"),
+    image_case("weights-shared-elements-each", kernel_size=3, weights="shared", sets="BB"),
+    image_case("weights-zero", kernel_size=3, weights="zero"),
+    image_case("gate", kernel_size=3, gate="shared"),
+    image_case("gate-each-shared-elements", kernel_size=3, gate="each"),
+    image_case("gate-each-elements-each", kernel_size=3, gate="each", sets="1B"),
+    image_case("gate-and-weights-each", kernel_size=3, gate="each", weights="each", sets="B1", form="correlation"),
+    image_case("grid-quarter-turns", kernel_size=3, nv=4, nu=4, elements="grid"),
+    image_case("grid-E2", kernel_size=3, group="E(2)", nv=8, nu=8, batch=1, channels=1, elements="grid", form="correlation"),
+    image_case("grid-release", kernel_size=3, nv=4, nu=4, elements="grid", chart="release", form="correlation"),
+    image_case("net-4-layers", kernel_size=3, layers=4),
+    *(image_case(f"net-{name}", kernel_size=3, net=name) for name in ("silu", "relu", "gelu", "tanh")),
+    *(image_case(f"net-{name}", kernel_size=3, net=name) for name in ("fourier", "gabor", "magnet")),
+    image_case("own-group", kernel_size=3, group="Shear(2)"),
+    image_case("own-group-correlation-each", kernel_size=3, group="Shear(2)", form="correlation", sets="B1"),
+    image_case("lifting", op="lifting_conv2d", kernel_size=3),
+    image_case("lifting-ones", op="lifting_conv2d", kernel_size=1, batch=1, channels=1, out=1, nu=1, size=(1, 1)),
+    image_case("lifting-each-gate", op="lifting_conv2d", kernel_size=5, sets="1B", gate="each", size=(6, 5), stride=2),
+    image_case("lifting-own-group", op="lifting_conv2d", kernel_size=3, group="Shear(2)"),
+    image_case("lifting-magnet", op="lifting_conv2d", kernel_size=3, net="magnet", dilation=2, padding="valid", size=(6, 5)),
+    image_case("pointwise", op="pointwise_group_conv"),
+    image_case("pointwise-stride-2-each", op="pointwise_group_conv", stride=2, sets="BB", weights="each", gate="shared"),
+    image_case("pointwise-own-group", op="pointwise_group_conv", group="Shear(2)", reduction="sum"),
+    image_case("depthwise-lifting", op="depthwise_lifting_conv2d", kernel_size=3),
+    image_case("depthwise-lifting-each-stride", op="depthwise_lifting_conv2d", kernel_size=5, sets="1B", stride=(2, 1)),
+    image_case("depthwise-lifting-square-no-bias", op="depthwise_lifting_conv2d", kernel_size=3, support="square", bias=False),
 )
 
 POINT_CASES = (
-    _point("dense"),
-    _point("dense-ones", batch=1, channels=1, out=1, nv=1, nu=1, hidden=1, layers=2),
-    _point("dense-primes", batch=3, channels=5, out=7, nv=11, nu=3, hidden=5, form="correlation"),
-    _point("dense-no-bias-sum", bias=False, reduction="sum"),
-    _point("dense-v-each", sets="B1"),
-    _point("dense-u-each", sets="1B"),
-    _point("dense-both-each", sets="BB"),
-    _point("dense-weights-gate", weights="shared", gate="shared"),
-    _point("dense-weights-gate-each", weights="each", gate="each"),
-    _point("dense-weights-zero", weights="zero"),
-    _point("dense-mask", mask=True),
-    _point("dense-mask-weights-sum", mask=True, weights="each", reduction="sum", sets="BB"),
-    _point("dense-depthwise", depthwise=True),
-    _point("dense-depthwise-no-bias-mask", depthwise=True, bias=False, mask=True, weights="shared"),
-    _point("dense-grid", nv=4, elements="grid"),
-    *(_point(f"dense-net-{name}", net=name) for name in ("silu", "relu", "gelu", "tanh", "fourier", "gabor", "magnet")),
-    _point("dense-own-group", group="Heisenberg"),
+    point_case("dense"),
+    point_case("dense-ones", batch=1, channels=1, out=1, nv=1, nu=1, hidden=1, layers=2),
+    point_case("dense-primes", batch=3, channels=5, out=7, nv=11, nu=3, hidden=5, form="correlation"),
+    point_case("dense-no-bias-sum", bias=False, reduction="sum"),
+    point_case("dense-v-each", sets="B1"),
+    point_case("dense-u-each", sets="1B"),
+    point_case("dense-both-each", sets="BB"),
+    point_case("dense-weights-gate", weights="shared", gate="shared"),
+    point_case("dense-weights-gate-each", weights="each", gate="each"),
+    point_case("dense-weights-zero", weights="zero"),
+    point_case("dense-mask", mask=True),
+    point_case("dense-mask-weights-sum", mask=True, weights="each", reduction="sum", sets="BB"),
+    point_case("dense-depthwise", depthwise=True),
+    point_case("dense-depthwise-no-bias-mask", depthwise=True, bias=False, mask=True, weights="shared"),
+    point_case("dense-grid", nv=4, elements="grid"),
+    *(point_case(f"dense-net-{name}", net=name) for name in ("silu", "relu", "gelu", "tanh", "fourier", "gabor", "magnet")),
+    point_case("dense-own-group", group="Heisenberg"),
     *(
-        _point(f"{kind}{name}", neighbors=kind, **fields)
+        point_case(f"{kind}{name}", neighbors=kind, **fields)
         for kind in ("padded", "padded-each", "csr", "csr-each")
         for name, fields in {
             "": {},
@@ -309,20 +311,20 @@ POINT_CASES = (
 
 # Sizes just around vector widths and tiles (8, 16, 32, 64), too slow for nested loops: backends against the reference.
 LARGE_CASES = (
-    _image("tiles-k3-C17-O16-H32", kernel_size=3, channels=17, out=16, nv=4, nu=5, size=(17, 31), hidden=32),
-    _image("tiles-k5-C15-O33-H33", kernel_size=5, channels=15, out=33, nv=2, nu=9, size=(16, 16), hidden=33, sets="BB"),
-    _image("tiles-k7-C32-O8-H8", kernel_size=7, channels=32, out=8, nv=8, nu=3, size=(15, 9), hidden=8, weights="each"),
-    _image("tiles-k5-one-to-many", kernel_size=5, channels=1, out=65, nv=1, nu=17, size=(8, 33), hidden=31, stride=2),
-    _image("tiles-k3-many-to-one", kernel_size=3, channels=65, out=1, nv=7, nu=1, size=(9, 8), hidden=16, batch=5),
-    _image("tiles-lifting", op="lifting_conv2d", kernel_size=7, channels=3, out=32, nu=8, size=(28, 28), hidden=32),
-    _image("tiles-pointwise", op="pointwise_group_conv", channels=31, out=17, nv=8, nu=8, size=(13, 16), hidden=16),
-    _point("tiles-dense", group="SE(3)", channels=17, out=16, nv=67, nu=33, hidden=32),
-    _point("tiles-dense-H33-silu", group="E(2)", channels=32, out=31, nv=129, nu=7, hidden=33, net="silu", sets="BB"),
-    _point("tiles-dense-one-channel", group="T(3)", channels=1, out=1, nv=257, nu=65, hidden=16, layers=4),
-    _point("tiles-dense-depthwise", group="SO(3)", channels=33, nv=64, nu=64, hidden=8, depthwise=True, mask=True),
-    _point("tiles-padded", group="SE(3)", channels=9, out=8, nv=40, nu=31, hidden=16, neighbors="padded-each", sets="B1"),
-    _point("tiles-csr", group="Sim(2)", channels=8, out=9, nv=40, nu=31, hidden=17, neighbors="csr", weights="each"),
-    _point("tiles-csr-each", channels=16, out=16, nv=33, nu=65, hidden=32, neighbors="csr-each", sets="BB"),
+    image_case("tiles-k3-C17-O16-H32", kernel_size=3, channels=17, out=16, nv=4, nu=5, size=(17, 31), hidden=32),
+    image_case("tiles-k5-C15-O33-H33", kernel_size=5, channels=15, out=33, nv=2, nu=9, size=(16, 16), hidden=33, sets="BB"),
+    image_case("tiles-k7-C32-O8-H8", kernel_size=7, channels=32, out=8, nv=8, nu=3, size=(15, 9), hidden=8, weights="each"),
+    image_case("tiles-k5-one-to-many", kernel_size=5, channels=1, out=65, nv=1, nu=17, size=(8, 33), hidden=31, stride=2),
+    image_case("tiles-k3-many-to-one", kernel_size=3, channels=65, out=1, nv=7, nu=1, size=(9, 8), hidden=16, batch=5),
+    image_case("tiles-lifting", op="lifting_conv2d", kernel_size=7, channels=3, out=32, nu=8, size=(28, 28), hidden=32),
+    image_case("tiles-pointwise", op="pointwise_group_conv", channels=31, out=17, nv=8, nu=8, size=(13, 16), hidden=16),
+    point_case("tiles-dense", group="SE(3)", channels=17, out=16, nv=67, nu=33, hidden=32),
+    point_case("tiles-dense-H33-silu", group="E(2)", channels=32, out=31, nv=129, nu=7, hidden=33, net="silu", sets="BB"),
+    point_case("tiles-dense-one-channel", group="T(3)", channels=1, out=1, nv=257, nu=65, hidden=16, layers=4),
+    point_case("tiles-dense-depthwise", group="SO(3)", channels=33, nv=64, nu=64, hidden=8, depthwise=True, mask=True),
+    point_case("tiles-padded", group="SE(3)", channels=9, out=8, nv=40, nu=31, hidden=16, neighbors="padded-each", sets="B1"),
+    point_case("tiles-csr", group="Sim(2)", channels=8, out=9, nv=40, nu=31, hidden=17, neighbors="csr", weights="each"),
+    point_case("tiles-csr-each", channels=16, out=16, nv=33, nu=65, hidden=32, neighbors="csr-each", sets="BB"),
 )
 
 IMAGE_GROUPS = tuple(n for n in groups.names() if groups.get(n).translation_dim == 2)
@@ -331,20 +333,20 @@ FORMS = ("convolution", "correlation")
 # Every group with every chart it has and both forms, for every operation that reads them.
 GROUP_CASES = (
     *(
-        _point(f"points-{n}-{chart}-{form}", group=n, chart=chart, form=form, batch=1, nu=3)
+        point_case(f"points-{n}-{chart}-{form}", group=n, chart=chart, form=form, batch=1, nu=3)
         for n in groups.names()
         for chart in groups.get(n).charts
         for form in FORMS
     ),
     *(
-        _image(f"{op}-{n}-{chart}-{form}", op=op, group=n, chart=chart, form=form, batch=1, **kernel)
+        image_case(f"{op}-{n}-{chart}-{form}", op=op, group=n, chart=chart, form=form, batch=1, **kernel)
         for n in IMAGE_GROUPS
         for chart in groups.get(n).charts
         for op, kernel in (("group_conv2d", {"kernel_size": 3}), ("pointwise_group_conv", {}))
         for form in FORMS
     ),
     *(
-        _image(f"{op}-{n}-{chart}", op=op, group=n, chart=chart, kernel_size=3, batch=1)
+        image_case(f"{op}-{n}-{chart}", op=op, group=n, chart=chart, kernel_size=3, batch=1)
         for n in IMAGE_GROUPS
         for chart in groups.get(n).charts
         for op in ("lifting_conv2d", "depthwise_lifting_conv2d")

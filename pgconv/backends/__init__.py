@@ -11,13 +11,17 @@ NAMES = ("cpp", "reference")
 """Every backend of this version, best first."""
 
 
-@cache
 def load(name: str) -> Backend:
     """The backend of that name; a ValueError lists the names."""
     if name not in NAMES:
         raise ValueError(
             f"backend must be one of {', '.join(map(repr, NAMES))} (or None for the best), received {name!r}"
         )
+    return _load(name)
+
+
+@cache
+def _load(name: str) -> Backend:
     return import_module(f"pgconv.backends.{name}").BACKEND
 
 

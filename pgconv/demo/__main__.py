@@ -25,7 +25,7 @@ def parser() -> argparse.ArgumentParser:
         "--task", choices=("6-180", "6-M"), default="6-180", help="other class: turned by 180 degrees, or mirrored"
     )
     p.add_argument("--group", choices=("SE(2)", "M(2)", "E(2)"), default="SE(2)", help="group of both networks")
-    p.add_argument("--epochs", type=_positive, default=40)
+    p.add_argument("--epochs", type=_positive, default=60)
     p.add_argument("--seed", type=int, default=0, help="of the split, the initialisation and the training")
     p.add_argument("--output", type=Path, default=Path("demo-output"), help="folder for the plots and results.csv")
     p.add_argument("--width", type=_positive, default=12, help="channels of every layer")

@@ -21,7 +21,7 @@ class DigitNet(nn.Module):
         self.lift = pgconv.nn.LiftingConv2d(1, width, **options)
         self.conv1 = pgconv.nn.GroupConv2d(width, width, partial=partial, **options)
         self.conv2 = pgconv.nn.GroupConv2d(width, width, partial=partial, **options)
-        self.norms = nn.ModuleList(pgconv.nn.GroupBatchNorm2d(width) for _ in range(3))
+        self.norms = nn.ModuleList(pgconv.nn.GroupLayerNorm2d(width) for _ in range(3))
         self.spatial_pool = pgconv.nn.GroupMaxPool2d(2)
         self.global_pool = pgconv.nn.GlobalGroupPool("mean")
         self.classify = nn.Linear(width, 2)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pgconv import groups
-from pgconv._shapes import check_shape, describe
+from pgconv._shapes import check_floating, check_shape, describe
 from pgconv.groups import Group
 from pgconv.sampling import Samples
 
@@ -53,7 +53,10 @@ def equivariance_error(
     group = groups.get(group)
     if group.translation_dim != 2:
         raise ValueError(f"{op}: group must act on the plane with translations, received {group.name}")
+    if not callable(module):
+        raise ValueError(f"{op}: module must be a module or function of images, received {describe(module)}")
     check_shape(op, "x", x, "B C H W", {})
+    check_floating(op, "x", x)
     if elements is None:
         elements = _default_elements(group).to(x.device)
     check_shape(op, "elements", elements, "K e", {"e": group.element_dim})
@@ -64,11 +67,15 @@ def equivariance_error(
 
 
 def _default_elements(group: Group) -> Tensor:
+    """The largest grid that moves square images exactly: quarter turns and mirrors, as far as the group has them."""
     for count in (8, 4, 2, 1):
         try:
-            return group.grid(count)
+            grid = group.grid(count)
         except ValueError:
             continue
+        matrices = group.matrix(grid.double())
+        if torch.allclose(matrices, matrices.round(), atol=1e-5):
+            return grid
     raise ValueError(f"equivariance_error: {group.name} has no small grid; pass elements")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pgconv._shapes import describe
 from pgconv.ops.dispatch import use_backend
 
 VALUE_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}
@@ -58,6 +59,8 @@ def self_check(module: nn.Module, *inputs: Any, seed: int = 0) -> CheckReport:
         >>> pgconv.self_check(conv, torch.randn(2, 1, 5, 5, generator=torch.Generator().manual_seed(0))).ok
         True
     """
+    if not isinstance(module, nn.Module):
+        raise ValueError(f"self_check: module must be a torch.nn.Module, received {describe(module)}")
     dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
     fast = _run(copy.deepcopy(module), inputs, seed)
     with use_backend("reference"):

@@ -35,7 +35,7 @@ def get(name: str, coord_dim: int, **options) -> KernelNet:
       )
     )
     """
-    if name not in _REGISTRY:
+    if not isinstance(name, str) or name not in _REGISTRY:
         raise ValueError(f"kernel net: unknown name {name!r}; choose one of {', '.join(_REGISTRY)}")
     cls = _REGISTRY[name]
     known = [option for option in inspect.signature(cls).parameters if option != "coord_dim"]

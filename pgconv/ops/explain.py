@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from pgconv._shapes import describe
 from pgconv.ops import dispatch
 from pgconv.ops.plan import Cost, costs
 from pgconv.spec import Facts, Plan
@@ -67,6 +68,8 @@ def explain(module_or_call: Callable[..., Any], *inputs: Any, **kwargs: Any) -> 
         >>> [step.facts.op for step in report.steps]
         ['relative_features', 'group_conv2d']
     """
+    if not callable(module_or_call):
+        raise ValueError(f"explain: module_or_call must be a module or a function, received {describe(module_or_call)}")
     steps: list[Step] = []
 
     def record(facts: Facts, plan: Plan) -> None:
