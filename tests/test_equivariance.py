@@ -71,7 +71,7 @@ def _assert_permuted(module, x, move, perm):
     assert (found - plain).abs().max() > 1e-2 * scale
 
 
-@pytest.mark.parametrize("group,n,compat,move,perm,chart,form", _cases())
+@pytest.mark.parametrize("group,n,compat,move,perm,chart,form", list(_cases()))
 def test_lifting_and_group_convolution_permute(group, n, compat, move, perm, chart, form):
     torch.manual_seed(0)
     options = {"kernel_size": 5, "group": group, "num_samples": n, "compat": compat, "chart": chart, "form": form}
@@ -227,7 +227,7 @@ def _point_cases():
 
 
 @pytest.mark.parametrize("form", ["convolution", "correlation"])
-@pytest.mark.parametrize("name,chart", _point_cases())
+@pytest.mark.parametrize("name,chart", list(_point_cases()))
 def test_point_conv_depends_on_relative_elements_only(name, chart, form):
     group = groups.get(name)
     g = torch.Generator().manual_seed(6)
@@ -268,7 +268,7 @@ def test_point_network_is_invariant_to_grid_motions(name, n):
 
 
 def test_gates_keep_equivariance():
-    """Samples of weight 0 may hold anything: they do not reach the output."""
+    """Samples of weight 0 may hold any number: it does not reach the output."""
     torch.manual_seed(8)
     conv = GroupConv2d(2, 3, kernel_size=3, group="SE(2)")
     grid = groups.get("SE(2)").grid(8)[None]
@@ -278,4 +278,4 @@ def test_gates_keep_equivariance():
     junk[:, :, 1::2] = 1e3
     kept = conv(x[:, :, ::2], Samples(grid[:, ::2], gates[:, ::2]), Samples(grid, gates))[0]
     gated = conv(junk, Samples(grid, gates))[0]
-    assert torch.allclose(gated, kept, atol=TOLERANCE * float(kept.abs().max()))
+    assert torch.allclose(gated, kept, atol=TOLERANCE * kept.abs().max().item())
