@@ -32,6 +32,7 @@ def show_config() -> str:
         detail = getattr(backend, "describe", None)
         if detail is not None:
             lines.append(f"  {detail()}")
+    lines.append("backends cuda, triton: not in this version; CUDA tensors run on the reference")
     return "\n".join(lines)
 
 

@@ -81,7 +81,9 @@ class ConvGeometry:
         The disc is decided in integers, ``drow^2 + dcol^2 <= radius^2``: it is the same set for every rotation, where
         a test on rotated floats would lose boundary taps.
         """
-        return _taps(self.kernel_size, self.support)
+        r = self.radius
+        grid = [(i, j) for i in range(-r, r + 1) for j in range(-r, r + 1)]
+        return tuple(t for t in grid if self.support == "square" or t[0] ** 2 + t[1] ** 2 <= r * r)
 
     def out_size(self, height: int, width: int) -> tuple[int, int]:
         """Output height and width (may be <= 0 when the kernel does not fit)."""
@@ -101,13 +103,6 @@ class ConvGeometry:
         size, stride, padding, dilation, support = text.split("|")
         pairs = [tuple(int(x) for x in pair.split(",")) for pair in (stride, padding, dilation)]
         return ConvGeometry(int(size), *pairs, support)  # type: ignore[arg-type]
-
-
-@lru_cache(maxsize=256)
-def _taps(kernel_size: int, support: str) -> tuple[tuple[int, int], ...]:
-    r = kernel_size // 2
-    grid = [(i, j) for i in range(-r, r + 1) for j in range(-r, r + 1)]
-    return tuple(t for t in grid if support == "square" or t[0] ** 2 + t[1] ** 2 <= r * r)
 
 
 def _pair(op: str, name: str, value: object, minimum: int) -> tuple[int, int]:

@@ -41,8 +41,6 @@ def _grid(group="SE(2)", n=4, sets=1):
     return Samples(elements, torch.ones(elements.shape[:2]))
 
 
-# --- published parameter counts -------------------------------------------------------------------------------------
-
 PUBLISHED = {
     "rotated-MNIST-T(2)": (450_074, lambda: CKResNet(1, 10, num_samples=1, partial=False)),
     "rotated-MNIST-SE(2)-partial": (467_791, lambda: CKResNet(1, 10)),
@@ -94,8 +92,6 @@ def test_published_network_trains_end_to_end(group, compat):
     thetas = {n: p.grad for n, p in net.named_parameters() if "theta" in n}
     assert len(thetas) == 5 and all(g.abs().sum() > 0 for g in thetas.values())
 
-
-# --- shapes ---------------------------------------------------------------------------------------------------------
 
 # name: (layer, shape of x, input samples, shape of y, shape of the returned elements)
 SHAPES = {
@@ -188,8 +184,6 @@ def test_point_layers(name, n):
     assert PointGroupConv(3, 3, group, depthwise=True)(lifted, samples)[0].shape == (2, 5 * n, 3)
 
 
-# --- construction ---------------------------------------------------------------------------------------------------
-
 CONVS = {
     "LiftingConv2d": lambda **o: LiftingConv2d(2, 3, 3, **o),
     "GroupConv2d": lambda **o: GroupConv2d(2, 3, 3, **o),
@@ -244,8 +238,6 @@ def test_the_release_is_a_correlation_summed_in_its_own_chart():
     own = GroupConv2d(2, 3, 3)
     assert (own.form, own.chart, own.reduction) == ("convolution", "product", "mean")
 
-
-# --- gates ----------------------------------------------------------------------------------------------------------
 
 GATES = torch.tensor([[1.0, 0.0, 1.0, 1.0, 0.0]])
 NORMS = {
@@ -308,8 +300,6 @@ def test_gates_get_gradients_through_the_next_layer():
     pool(y, samples).square().sum().backward()
     assert conv1.sampler.alpha.grad.abs().min() > 0
 
-
-# --- repeatability and state ----------------------------------------------------------------------------------------
 
 SAMPLERS = {
     "jittered": {"sampling": "jittered"},

@@ -50,7 +50,7 @@ def _set_theta(sampler, value):
     return sampler
 
 
-# ---- every sampler on every group
+# Every sampler on every group
 
 
 @pytest.mark.parametrize(("name", "group"), CASES)
@@ -150,7 +150,7 @@ def test_state_dict_deepcopy_and_default_device(name, group):
         assert _make(name, group)().elements.device.type == "meta"
 
 
-# ---- grids
+# Grids
 
 
 def test_regular_grids():
@@ -215,7 +215,7 @@ def test_arc_coverage_is_flat(group, theta):
         assert (histogram - 1).abs().max() < 0.08
 
 
-# ---- estimator: unbiased, variance
+# Estimator: unbiased, variance
 
 
 def _integrand(a):
@@ -267,7 +267,7 @@ def test_haar_o2_has_both_mirrors_equally_often():
     assert m.mean().abs() < 0.04
 
 
-# ---- learned interval
+# Learned interval
 
 
 @pytest.mark.parametrize("theta", [1.0, 0.7, 0.05])
@@ -350,7 +350,7 @@ def test_eval_uses_midpoints():
     torch.testing.assert_close(_angles(sampler())[0], expected)
 
 
-# ---- gates
+# Gates
 
 
 def test_gate_frequency_and_exact_values():
@@ -431,7 +431,7 @@ def test_identity_sampler():
     assert IdentitySampler(SE2, compat="release")().elements.tolist() == [[[0.0, 0.0, 0.0]]]
 
 
-# ---- a group of one's own, representation, errors
+# A group of one's own, representation, errors
 
 
 class _Cyclic(groups.Group):

@@ -81,7 +81,9 @@ def _register_forward(family: Family) -> None:
     def forward(*args: Any) -> torch.Tensor:
         tensors, (*statics, plan) = family.split(args)
         decoded = family.decode(*statics)
-        return dispatch.run(family.name, family.facts(*tensors, *decoded), Plan.parse(plan), (*tensors, *decoded))
+        out = dispatch.run(family.name, family.facts(*tensors, *decoded), Plan.parse(plan), (*tensors, *decoded))
+        # The fake kernels promise contiguous results; compiled code addresses memory by that promise.
+        return out.contiguous()
 
     def fake(*args: Any) -> torch.Tensor:
         tensors, (*statics, _) = family.split(args)
@@ -110,7 +112,7 @@ def _register_backward(family: Family) -> None:
         decoded = family.decode(*statics)
         facts = family.facts(*tensors, *decoded)
         grads = dispatch.run_backward(family.name, facts, Plan.parse(plan), needs, grad, (*tensors, *decoded))
-        return _pack([grad.new_empty(0) if g is None else g for g in grads])
+        return _pack([g.contiguous() if n and g is not None else grad.new_empty(0) for g, n in zip(grads, needs)])
 
     def fake(grad: torch.Tensor, *args: Any) -> Any:
         tensors, (*_, needs) = family.split(args)

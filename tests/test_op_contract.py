@@ -1,0 +1,317 @@
+"""What every operator promises PyTorch: schema, fake kernels, autograd, compilation, autocast; layers as good citizens."""
+
+import copy
+import io
+import pickle
+
+import pytest
+import torch
+from cases import IMAGE_CASES, POINT_CASES, build, params
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import pgconv
+from pgconv import nn
+from pgconv.backends import available
+from pgconv.ops._define import FAMILIES
+from pgconv.spec import ConvGeometry
+
+CASES = {case.id: case for case in (*IMAGE_CASES, *POINT_CASES)}
+SE2 = "SE(2)|product|all|convolution|sin:3:4:3"
+
+
+def _draw(*shape, dtype=torch.float64):
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)), dtype=torch.float64).to(dtype)
+
+
+def _point_inputs(index=None, rowptr=None, bias=True, depthwise=False, elements=1):
+    head = (3,) if depthwise else (2, 3)
+    tensors = [_draw(2, 5, 3), _draw(1, 5, 3), _draw(elements, 4, 3), _draw(37), _draw(*head, 4)]
+    return [*tensors, _draw(*head) if bias else None, index, rowptr], [SE2, depthwise]
+
+
+def _image_inputs(sets, order_geometry, size):
+    geometry = ConvGeometry.make("test", *order_geometry)
+    return [_draw(2, 3, 2, *size), _draw(sets, 4, 2, len(geometry.taps()), 5), _draw(3, 3, 5)], [str(geometry)]
+
+
+# Tensors and static arguments of every operation: as many variants as it has code paths.
+INPUTS = {
+    "relative_features": {
+        "shared": ([_draw(1, 5, 3), _draw(1, 4, 3), _draw(37)], [SE2]),
+        "v-each": ([_draw(2, 5, 3), _draw(1, 4, 3), _draw(37)], [SE2]),
+        "u-each-float32": ([_draw(1, 5, 3).float(), _draw(2, 4, 3).float(), _draw(37).float()], [SE2]),
+    },
+    "kernel_net": {
+        "matrix": ([_draw(7, 3), _draw(37)], ["sin:3:4:3"]),
+        "batched-silu": ([_draw(2, 3, 5, 2), _draw(32)], ["silu:2:4:3"]),
+    },
+    "group_conv2d": {
+        "shared": _image_inputs(1, (3, 1, "same", 1, "disc"), (5, 4)),
+        "each": _image_inputs(2, (3, 2, "valid", 1, "disc"), (5, 7)),
+        "square-dilated": _image_inputs(1, (3, 1, 1, 2, "square"), (6, 5)),
+        "pointwise": _image_inputs(1, (1, 1, 0, 1, "disc"), (3, 3)),
+    },
+    "point_conv": {
+        "dense": _point_inputs(),
+        "dense-no-bias-each": _point_inputs(bias=False, elements=2),
+        "depthwise": _point_inputs(depthwise=True),
+        "padded": _point_inputs(torch.tensor([[[0, -1], [1, 2], [-1, -1], [4, 4]]])),
+        "csr": _point_inputs(torch.tensor([1, 2, 4]), torch.tensor([0, 0, 2, 3, 3])),
+    },
+}
+VARIANTS = [pytest.param(op, variant, id=f"{op}-{variant}") for op, table in INPUTS.items() for variant in table]
+
+FAST_CHECKS = ("test_schema", "test_faketensor")
+ALL_CHECKS = (*FAST_CHECKS, "test_autograd_registration", "test_aot_dispatch_dynamic")
+
+
+def test_every_operation_has_inputs_here():
+    assert set(INPUTS) == set(FAMILIES)
+
+
+@pytest.mark.parametrize("plan", ["auto:auto", "reference:auto"])
+@pytest.mark.parametrize(("op", "variant"), VARIANTS)
+def test_forward_operator(op, variant, plan):
+    tensors, statics = INPUTS[op][variant]
+    count = FAMILIES[op].differentiable
+    leaves = [t if t is None else t.clone().requires_grad_(i < count) for i, t in enumerate(tensors)]
+    checks = ALL_CHECKS if plan == "auto:auto" else FAST_CHECKS
+    torch.library.opcheck(FAMILIES[op].forward_op, (*leaves, *statics, plan), test_utils=checks)
+
+
+@pytest.mark.parametrize("needed", ["all", "first", "last"])
+@pytest.mark.parametrize(("op", "variant"), VARIANTS)
+def test_backward_operator(op, variant, needed):
+    tensors, statics = INPUTS[op][variant]
+    family = FAMILIES[op]
+    present = [t is not None for t in tensors[: family.differentiable]]
+    needs = {"all": present, "first": [i == 0 for i in range(len(present))]}.get(needed)
+    if needs is None:
+        last = max(i for i, there in enumerate(present) if there)
+        needs = [i == last for i in range(len(present))]
+    grad = torch.randn_like(family.forward_op(*tensors, *statics, "auto:auto")).requires_grad_()
+    leaves = [t if t is None else t.clone().requires_grad_(i < len(present)) for i, t in enumerate(tensors)]
+    checks = ALL_CHECKS if needed == "all" else FAST_CHECKS
+    torch.library.opcheck(family.backward_op, (grad, *leaves, *statics, "auto:auto", needs), test_utils=checks)
+
+
+@pytest.fixture
+def fresh_compiler():
+    """Compiled code and its guards must not leak from one test to the next."""
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+COMPILED = (
+    "k3", "weights-each-shared-elements", "sets-both-each-stride-2", "net-magnet", "own-group", "lifting", "pointwise",
+    "depthwise-lifting", "dense", "dense-mask-weights-sum", "dense-depthwise", "dense-own-group", "padded-weights-mask-each",
+    "csr", "csr-each-weights-mask-each",
+)  # fmt: skip
+
+
+def _gradients(call, run):
+    out = run()
+    leaves = call.leaves()
+    cotangent = _draw(*out.shape).to(out)
+    return out.detach(), dict(zip(leaves, torch.autograd.grad(out, list(leaves.values()), cotangent)))
+
+
+@pytest.mark.parametrize("id", COMPILED)
+def test_compiled_call_equals_eager(id, fresh_compiler):
+    call = build(CASES[id]).to(torch.float64, grad=True)
+    expected, expected_grads = _gradients(call, call)
+    found, grads = _gradients(call, torch.compile(call.__call__, fullgraph=True, backend="aot_eager"))
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    for name, grad in grads.items():
+        torch.testing.assert_close(grad, expected_grads[name], rtol=1e-11, atol=1e-11, msg=name)
+
+
+class Network(torch.nn.Module):
+    """Image to logits through a layer with a learned range of rotations."""
+
+    def __init__(self, group="SE(2)"):
+        super().__init__()
+        self.lift = nn.LiftingConv2d(1, 3, kernel_size=3, group=group, num_samples=4, hidden=4)
+        self.conv = nn.GroupConv2d(3, 4, kernel_size=3, group=group, num_samples=4, partial=True, hidden=4)
+        self.pool = nn.GlobalGroupPool()
+
+    def forward(self, x):
+        y, samples = self.lift(x)
+        y, samples = self.conv(torch.relu(y), samples)
+        return self.pool(y, samples)
+
+
+def _train_step(network, run, x):
+    torch.manual_seed(3)
+    network.zero_grad()
+    out = run(x)
+    out.square().sum().backward()
+    return out.detach(), {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("group", ["SE(2)", "E(2)"])
+def test_compiled_partial_network_equals_eager_and_is_compiled_once(group, fresh_compiler):
+    torch.manual_seed(0)
+    network, x = Network(group), _draw(2, 1, 6, 6).float()
+    compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
+    learned = [p for name, p in network.named_parameters() if "sampler" in name]
+    assert learned
+    for step, share in enumerate((1.0, 0.6, 0.35)):
+        with torch.no_grad():
+            for p in learned:
+                p.fill_(share)
+        expected, expected_grads = _train_step(network, network, x)
+        with torch._dynamo.config.patch(error_on_recompile=step > 0):
+            found, grads = _train_step(network, compiled, x)
+        torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+        assert grads.keys() == expected_grads.keys()
+        for name, grad in grads.items():
+            torch.testing.assert_close(grad, expected_grads[name], rtol=1e-4, atol=1e-6, msg=name)
+    assert any(grads[name].abs().max() > 0 for name in grads if "sampler" in name)
+
+
+LOW = [n for n in ("k3", "weights-each-shared-elements", "lifting", "pointwise", "net-magnet", "dense", "dense-mask-weights-sum",
+                   "dense-depthwise", "padded-each", "csr-each")]  # fmt: skip
+
+
+def _rounding_floor(x):
+    """Twice the error of rounding the exact result to bf16 once, which no implementation can avoid."""
+    return 2 * (x.to(torch.bfloat16).double() - x).abs().max().item()
+
+
+@pytest.mark.parametrize("id", LOW)
+def test_autocast_is_as_exact_as_bf16_allows(id):
+    """At most twice the error of the reference run in bf16, both against float64, plus the rounding floor."""
+    call = build(CASES[id]).to(torch.bfloat16)
+    for name in ("u", "v"):
+        if name in call.tensors:
+            call.tensors[name] = call.tensors[name].float()
+    call.net.float()
+    single = call.to(torch.float32, grad=True)
+    exact_call = call.to(torch.float64, grad=True)
+    call.net.requires_grad_()
+    call.tensors = {name: x.requires_grad_() for name, x in call.tensors.items()}
+
+    def autocast():
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            return single()
+
+    exact, exact_grads = _gradients(exact_call, lambda: exact_call(backend="reference"))
+    plain, plain_grads = _gradients(call, lambda: call(backend="reference"))
+    found, grads = _gradients(single, autocast)
+    assert found.dtype == plain.dtype == torch.bfloat16
+    pairs = {"output": (found, plain, exact)}
+    pairs |= {name: (grads[name], plain_grads[name], exact_grads[name]) for name in exact_grads}
+    for name, (value, low, reference) in pairs.items():
+        error, allowed = ((x.double() - reference).abs().max().item() for x in (value, low))
+        assert error <= 2 * allowed + _rounding_floor(reference), name
+
+
+def test_autocast_leaves_double_precision_alone():
+    call = build(CASES["k3"])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert call().dtype == torch.float64
+
+
+@pytest.mark.parametrize("id", COMPILED)
+@pytest.mark.parametrize("kind", ["meta", "fake"])
+def test_shapes_without_data(id, kind):
+    call = build(CASES[id])
+    expected = call()
+    if kind == "meta":
+        call.net.to("meta")
+        call.tensors = {name: x.to("meta") for name, x in call.tensors.items()}
+        call.options = {name: _map(lambda t: t.to("meta"), x) for name, x in call.options.items()}
+        out = call()
+        assert out.device.type == "meta"
+    else:
+        with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+            call.tensors = {name: mode.from_tensor(x.detach()) for name, x in call.tensors.items()}
+            call.options = {name: _map(mode.from_tensor, x) for name, x in call.options.items()}
+            out = call()
+    assert out.shape == expected.shape
+    assert out.dtype == expected.dtype
+
+
+def _map(function, x):
+    """The function of a tensor or of each tensor in a tuple; anything else as it is."""
+    return tuple(map(function, x)) if isinstance(x, tuple) and x and isinstance(x[0], torch.Tensor) else (
+        function(x) if isinstance(x, torch.Tensor) else x
+    )
+
+
+IMAGE = {"kernel_size": 3, "group": "E(2)", "num_samples": 4, "hidden": 4}
+LAYERS = {
+    "LiftingConv2d": lambda: nn.LiftingConv2d(2, 3, **IMAGE),
+    "GroupConv2d": lambda: nn.GroupConv2d(3, 4, **IMAGE, partial=True),
+    "PointwiseGroupConv2d": lambda: nn.PointwiseGroupConv2d(3, 4, group="E(2)", num_samples=4, hidden=4, sampling="jittered"),
+    "SeparableGroupConv2d": lambda: nn.SeparableGroupConv2d(3, 4, **IMAGE, partial=True),
+    "PointGroupConv": lambda: nn.PointGroupConv(3, 4, group="SE(3)", kernel_net="mlp", hidden=4),
+    "PointLift": lambda: nn.PointLift("SE(2)", num_samples=4),
+    "GroupMaxPool2d": lambda: nn.GroupMaxPool2d(2),
+    "GlobalGroupPool": lambda: nn.GlobalGroupPool("max"),
+    "GroupBatchNorm2d": lambda: nn.GroupBatchNorm2d(3),
+    "GroupInstanceNorm2d": lambda: nn.GroupInstanceNorm2d(3),
+    "GroupLayerNorm2d": lambda: nn.GroupLayerNorm2d(3),
+}
+
+
+def _layer_inputs(name):
+    image, maps = _draw(2, 2, 6, 6).float(), _draw(2, 3, 4, 6, 6).float()
+    samples = pgconv.sampling.get("fixed", pgconv.groups.get("E(2)"), 4)(2)
+    points = pgconv.groups.get("SE(3)").sample(5, generator=torch.Generator().manual_seed(0))[None]
+    table = {
+        "LiftingConv2d": (image,),
+        "PointLift": (_draw(2, 5, 2).float(), _draw(2, 5, 3).float()),
+        "PointGroupConv": (_draw(2, 5, 3).float(), pgconv.sampling.Samples(points, torch.ones(1, 5))),
+        "GroupMaxPool2d": (maps,),
+    }
+    return table.get(name, (maps, samples))
+
+
+def _flat(out):
+    return [t for t in torch.utils._pytree.tree_leaves(out) if isinstance(t, torch.Tensor)]
+
+
+def _saved_and_loaded(layer):
+    buffer = io.BytesIO()
+    torch.save(layer.state_dict(), buffer)
+    buffer.seek(0)
+    torch.manual_seed(99)
+    fresh = LAYERS[type(layer).__name__]().eval()
+    fresh.load_state_dict(torch.load(buffer, weights_only=True), strict=True)
+    return fresh
+
+
+COPIES = {
+    "deepcopy": copy.deepcopy,
+    "pickle": lambda layer: pickle.loads(pickle.dumps(layer)),
+    "state_dict": _saved_and_loaded,
+}
+
+
+def test_every_layer_is_here():
+    assert set(LAYERS) == set(nn.__all__)
+
+
+@pytest.mark.parametrize("way", COPIES)
+@pytest.mark.parametrize("name", LAYERS)
+def test_copies_of_layers_compute_the_same(name, way):
+    torch.manual_seed(0)
+    layer = LAYERS[name]()
+    inputs = _layer_inputs(name)
+    layer(*inputs)
+    layer.eval()
+    twin = COPIES[way](layer)
+    assert not {p.data_ptr() for p in layer.parameters()} & {p.data_ptr() for p in twin.parameters()}
+    for found, expected in zip(_flat(twin(*inputs)), _flat(layer(*inputs)), strict=True):
+        assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("backend", available("cpu"))
+def test_self_check_of_a_network(backend):
+    torch.manual_seed(0)
+    with pgconv.use_backend(backend):
+        report = pgconv.self_check(Network(), _draw(2, 1, 6, 6).float())
+    assert report.ok, str(report)
