@@ -29,7 +29,9 @@ def check_shape(op: str, name: str, value: object, pattern: str, axes: dict[str,
     tensor = require_tensor(op, name, value)
     names = pattern.split()
     if tensor.dim() != len(names):
-        raise ValueError(f"{op}: {name} must have {len(names)} dimensions {_render(names, axes)}, received {describe(tensor)}")
+        raise ValueError(
+            f"{op}: {name} must have {len(names)} dimensions {_render(names, axes)}, received {describe(tensor)}"
+        )
     for axis, (symbol, size) in enumerate(zip(names, tensor.shape)):
         base, _, alternative = symbol.partition("|")
         if alternative and size == int(alternative):
@@ -64,8 +66,12 @@ def check_choice(op: str, name: str, value: object, options: tuple[str, ...]) ->
 def check_floating(op: str, name: str, value: torch.Tensor, allowed: tuple[torch.dtype, ...] | None = None) -> None:
     """``value`` must be floating point, and of one of ``allowed`` where given."""
     if not value.is_floating_point() or (allowed is not None and value.dtype not in allowed):
-        options = "a floating point dtype" if allowed is None else " or ".join(str(d).removeprefix("torch.") for d in allowed)
-        raise ValueError(f"{op}: {name} must have {options}, received {describe(value)}; convert it with {name}.to(dtype)")
+        options = (
+            "a floating point dtype" if allowed is None else " or ".join(str(d).removeprefix("torch.") for d in allowed)
+        )
+        raise ValueError(
+            f"{op}: {name} must have {options}, received {describe(value)}; convert it with {name}.to(dtype)"
+        )
 
 
 def check_same_device(op: str, **tensors: torch.Tensor | None) -> None:

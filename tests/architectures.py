@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import nn
 
@@ -71,7 +73,7 @@ class CKResNet(nn.Module):
         }
         self.lift, self.norm = LiftingConv2d(in_channels, width, hidden=hidden, **options), NORMS[norm](width)
         widths = [width, *(width * factor for factor in factors)]
-        pairs = zip(widths[:-1], widths[1:])
+        pairs = pairwise(widths)
         self.blocks = nn.ModuleList(Block(c, o, partial, norm, hidden, options) for c, o in pairs)
         self.last = GroupConv2d(widths[-1], widths[-1], padding="valid", partial=partial, hidden=hidden, **options)
         self.last_norm = NORMS[norm](widths[-1])
@@ -98,7 +100,7 @@ class GCNN13(nn.Module):
         options = {"kernel_size": 3, "group": group, "num_samples": num_samples, "hidden": hidden, "compat": compat}
         widths = [width, width] + [2 * width] * 7
         self.lift = LiftingConv2d(in_channels, width, **options)
-        self.convs = nn.ModuleList(GroupConv2d(c, o, partial=partial, **options) for c, o in zip(widths, widths[1:]))
+        self.convs = nn.ModuleList(GroupConv2d(c, o, partial=partial, **options) for c, o in pairwise(widths))
         self.norms = nn.ModuleList(GroupBatchNorm2d(c) for c in widths)
         self.pool, self.readout = GroupMaxPool2d(2), GlobalGroupPool("mean")
         self.classify = nn.Linear(widths[-1], classes)

@@ -194,7 +194,9 @@ def _net(case: Case, part: str, rng: np.random.Generator) -> nn.Module:
         for name, p in net.named_parameters():
             if name == "omega0":
                 continue
-            p.copy_(torch.from_numpy(rng.uniform(-1, 1, p.shape)) * (1 if p.dim() < 2 else (2 / max(p.shape[1], 1)) ** 0.5))
+            p.copy_(
+                torch.from_numpy(rng.uniform(-1, 1, p.shape)) * (1 if p.dim() < 2 else (2 / max(p.shape[1], 1)) ** 0.5)
+            )
     return net.double()
 
 
@@ -215,7 +217,11 @@ def _neighbors(kind: str, batch: int, nu: int, nv: int, rng: np.random.Generator
 def image_case(id: str, **fields: Any) -> Case:
     """A case from fields of ``Case`` and options of the function, told apart by name."""
     known = set(Case.__dataclass_fields__)
-    return Case(id, **{k: x for k, x in fields.items() if k in known}, options={k: x for k, x in fields.items() if k not in known})
+    return Case(
+        id,
+        **{k: x for k, x in fields.items() if k in known},
+        options={k: x for k, x in fields.items() if k not in known},
+    )
 
 
 def point_case(id: str, **fields: Any) -> Case:
@@ -255,7 +261,9 @@ IMAGE_CASES = (
     image_case("gate-each-elements-each", kernel_size=3, gate="each", sets="1B"),
     image_case("gate-and-weights-each", kernel_size=3, gate="each", weights="each", sets="B1", form="correlation"),
     image_case("grid-quarter-turns", kernel_size=3, nv=4, nu=4, elements="grid"),
-    image_case("grid-E2", kernel_size=3, group="E(2)", nv=8, nu=8, batch=1, channels=1, elements="grid", form="correlation"),
+    image_case(
+        "grid-E2", kernel_size=3, group="E(2)", nv=8, nu=8, batch=1, channels=1, elements="grid", form="correlation"
+    ),
     image_case("grid-release", kernel_size=3, nv=4, nu=4, elements="grid", chart="release", form="correlation"),
     image_case("net-4-layers", kernel_size=3, layers=4),
     *(image_case(f"net-{name}", kernel_size=3, net=name) for name in ("silu", "relu", "gelu", "tanh")),
@@ -266,13 +274,19 @@ IMAGE_CASES = (
     image_case("lifting-ones", op="lifting_conv2d", kernel_size=1, batch=1, channels=1, out=1, nu=1, size=(1, 1)),
     image_case("lifting-each-gate", op="lifting_conv2d", kernel_size=5, sets="1B", gate="each", size=(6, 5), stride=2),
     image_case("lifting-own-group", op="lifting_conv2d", kernel_size=3, group="Shear(2)"),
-    image_case("lifting-magnet", op="lifting_conv2d", kernel_size=3, net="magnet", dilation=2, padding="valid", size=(6, 5)),
+    image_case(
+        "lifting-magnet", op="lifting_conv2d", kernel_size=3, net="magnet", dilation=2, padding="valid", size=(6, 5)
+    ),
     image_case("pointwise", op="pointwise_group_conv"),
-    image_case("pointwise-stride-2-each", op="pointwise_group_conv", stride=2, sets="BB", weights="each", gate="shared"),
+    image_case(
+        "pointwise-stride-2-each", op="pointwise_group_conv", stride=2, sets="BB", weights="each", gate="shared"
+    ),
     image_case("pointwise-own-group", op="pointwise_group_conv", group="Shear(2)", reduction="sum"),
     image_case("depthwise-lifting", op="depthwise_lifting_conv2d", kernel_size=3),
     image_case("depthwise-lifting-each-stride", op="depthwise_lifting_conv2d", kernel_size=5, sets="1B", stride=(2, 1)),
-    image_case("depthwise-lifting-square-no-bias", op="depthwise_lifting_conv2d", kernel_size=3, support="square", bias=False),
+    image_case(
+        "depthwise-lifting-square-no-bias", op="depthwise_lifting_conv2d", kernel_size=3, support="square", bias=False
+    ),
 )
 
 POINT_CASES = (
@@ -291,7 +305,10 @@ POINT_CASES = (
     point_case("dense-depthwise", depthwise=True),
     point_case("dense-depthwise-no-bias-mask", depthwise=True, bias=False, mask=True, weights="shared"),
     point_case("dense-grid", nv=4, elements="grid"),
-    *(point_case(f"dense-net-{name}", net=name) for name in ("silu", "relu", "gelu", "tanh", "fourier", "gabor", "magnet")),
+    *(
+        point_case(f"dense-net-{name}", net=name)
+        for name in ("silu", "relu", "gelu", "tanh", "fourier", "gabor", "magnet")
+    ),
     point_case("dense-own-group", group="Heisenberg"),
     *(
         point_case(f"{kind}{name}", neighbors=kind, **fields)
@@ -312,18 +329,30 @@ POINT_CASES = (
 # Sizes just around vector widths and tiles (8, 16, 32, 64), too slow for nested loops: backends against the reference.
 LARGE_CASES = (
     image_case("tiles-k3-C17-O16-H32", kernel_size=3, channels=17, out=16, nv=4, nu=5, size=(17, 31), hidden=32),
-    image_case("tiles-k5-C15-O33-H33", kernel_size=5, channels=15, out=33, nv=2, nu=9, size=(16, 16), hidden=33, sets="BB"),
-    image_case("tiles-k7-C32-O8-H8", kernel_size=7, channels=32, out=8, nv=8, nu=3, size=(15, 9), hidden=8, weights="each"),
-    image_case("tiles-k5-one-to-many", kernel_size=5, channels=1, out=65, nv=1, nu=17, size=(8, 33), hidden=31, stride=2),
+    image_case(
+        "tiles-k5-C15-O33-H33", kernel_size=5, channels=15, out=33, nv=2, nu=9, size=(16, 16), hidden=33, sets="BB"
+    ),
+    image_case(
+        "tiles-k7-C32-O8-H8", kernel_size=7, channels=32, out=8, nv=8, nu=3, size=(15, 9), hidden=8, weights="each"
+    ),
+    image_case(
+        "tiles-k5-one-to-many", kernel_size=5, channels=1, out=65, nv=1, nu=17, size=(8, 33), hidden=31, stride=2
+    ),
     image_case("tiles-k3-many-to-one", kernel_size=3, channels=65, out=1, nv=7, nu=1, size=(9, 8), hidden=16, batch=5),
     image_case("tiles-lifting", op="lifting_conv2d", kernel_size=7, channels=3, out=32, nu=8, size=(28, 28), hidden=32),
     image_case("tiles-pointwise", op="pointwise_group_conv", channels=31, out=17, nv=8, nu=8, size=(13, 16), hidden=16),
     point_case("tiles-dense", group="SE(3)", channels=17, out=16, nv=67, nu=33, hidden=32),
-    point_case("tiles-dense-H33-silu", group="E(2)", channels=32, out=31, nv=129, nu=7, hidden=33, net="silu", sets="BB"),
+    point_case(
+        "tiles-dense-H33-silu", group="E(2)", channels=32, out=31, nv=129, nu=7, hidden=33, net="silu", sets="BB"
+    ),
     point_case("tiles-dense-one-channel", group="T(3)", channels=1, out=1, nv=257, nu=65, hidden=16, layers=4),
     point_case("tiles-dense-depthwise", group="SO(3)", channels=33, nv=64, nu=64, hidden=8, depthwise=True, mask=True),
-    point_case("tiles-padded", group="SE(3)", channels=9, out=8, nv=40, nu=31, hidden=16, neighbors="padded-each", sets="B1"),
-    point_case("tiles-csr", group="Sim(2)", channels=8, out=9, nv=40, nu=31, hidden=17, neighbors="csr", weights="each"),
+    point_case(
+        "tiles-padded", group="SE(3)", channels=9, out=8, nv=40, nu=31, hidden=16, neighbors="padded-each", sets="B1"
+    ),
+    point_case(
+        "tiles-csr", group="Sim(2)", channels=8, out=9, nv=40, nu=31, hidden=17, neighbors="csr", weights="each"
+    ),
     point_case("tiles-csr-each", channels=16, out=16, nv=33, nu=65, hidden=32, neighbors="csr-each", sets="BB"),
 )
 

@@ -33,7 +33,7 @@ class Target:
     """A valid call, and for each tensor which axes are bound to another argument.
 
     ``bound[name]`` maps an axis to the names that a message about its size may give: a disagreement between two arguments
-    belongs to either. Axes that are not listed are free. ``kinds[name]`` is what the dtype check must refuse.
+    belongs to either. Axes that are not listed are free.
     """
 
     id: str
@@ -41,6 +41,10 @@ class Target:
     arguments: dict[str, Any]
     bound: dict[str, dict[int, tuple[str, ...]]] = field(default_factory=dict)
     optional: tuple[str, ...] = ()
+
+    @property
+    def parameters(self) -> list[Tensor]:
+        return list(self.call.parameters()) if isinstance(self.call, torch.nn.Module) else []
 
     def run(self, **changes: Any) -> Any:
         return self.call(**(self.arguments | changes))
@@ -70,7 +74,10 @@ def net(coord_dim: int) -> torch.nn.Module:
 IMAGE, MAPS = {"f": randn(B, C, SIZE, SIZE)}, {"f": randn(B, C, NV, SIZE, SIZE)}
 HEAD = {"weight": randn(O, C, H), "weight_bias": randn(O, C), "group": "SE(2)"}
 GATES = {"sample_weight": torch.ones(1, NV), "out_gate": torch.ones(1, NU)}
-HEAD_BOUND = {"weight": {0: ("weight", "weight_bias"), 1: ("weight",), 2: ("weight",)}, "weight_bias": {0: ("weight_bias",), 1: ("weight_bias",)}}
+HEAD_BOUND = {
+    "weight": {0: ("weight", "weight_bias"), 1: ("weight",), 2: ("weight",)},
+    "weight_bias": {0: ("weight_bias",), 1: ("weight_bias",)},
+}
 PAIR_BOUND = {
     "v": {0: ("v",), 1: ("v",), 2: ("v",)},
     "u": {0: ("u",), 1: ("u", "out_gate"), 2: ("u",)},
@@ -156,17 +163,15 @@ CONSTRUCTORS = {
     "PointGroupConv": (PointGroupConv, CONV_OPTIONS),
 }
 
-LAYER_BOUND = {"x": {1: ("x",), 2: ("x", "samples.elements", "samples.weights")}}
 
-
-def layer(make: Callable[[], torch.nn.Module], **arguments: Any) -> Target:
+def layer(make: Callable[[], torch.nn.Module], optional: tuple[str, ...] = (), **arguments: Any) -> Target:
     module = make()
     name, first = type(module).__name__, next(iter(arguments))
     bound = {first: {}}
     if not isinstance(module, (GroupMaxPool2d, GlobalGroupPool, PointLift)):
         channel_axis = 2 if isinstance(module, PointGroupConv) else 1
         bound[first][channel_axis] = (first,)
-    return Target(name, module, arguments, bound)
+    return Target(name, module, arguments, bound, optional)
 
 
 LAYERS = (
@@ -175,7 +180,13 @@ LAYERS = (
     layer(lambda: PointwiseGroupConv2d(C, O), x=MAPS["f"], samples=samples()),
     layer(lambda: SeparableGroupConv2d(C, O, 5), x=MAPS["f"], samples=samples()),
     layer(lambda: PointGroupConv(C, O, "SE(2)"), f=randn(B, NV, C), samples=samples()),
-    layer(lambda: PointLift("SE(2)", 2), x=randn(B, NV, 2), f=randn(B, NV, C), mask=torch.ones(B, NV, dtype=torch.bool)),
+    layer(
+        lambda: PointLift("SE(2)", 2),
+        ("mask",),
+        x=randn(B, NV, 2),
+        f=randn(B, NV, C),
+        mask=torch.ones(B, NV, dtype=torch.bool),
+    ),
     layer(lambda: GroupBatchNorm2d(C), x=MAPS["f"], samples=samples()),
     layer(lambda: GroupInstanceNorm2d(C), x=MAPS["f"], samples=samples()),
     layer(lambda: GroupLayerNorm2d(C), x=MAPS["f"], samples=samples()),
@@ -195,7 +206,8 @@ def spoiled(target: Target) -> Iterator[tuple[str, str, Any, tuple[str, ...]]]:
             yield f"{name}-None", name, None, names
         yield f"{name}-rank-less", name, value[0], names
         yield f"{name}-rank-more", name, value[None], names
-        yield f"{name}-on-meta", name, value.to("meta"), tuple(target.arguments)
+        if len(target.arguments) > 1 or target.parameters:
+            yield f"{name}-on-meta", name, value.to("meta"), tuple(target.arguments)
         for axis, allowed in target.bound.get(name, {}).items():
             longer = torch.cat([value] * 4, axis).narrow(axis, 0, value.shape[axis] + 2)
             yield f"{name}-axis{axis}-longer", name, longer, allowed

@@ -190,7 +190,9 @@ def _image_conv(call):
     batch, nu = f.shape[0], t["u"].shape[1]
     sources = range(1 if lifting else f.shape[2])
     stride, dilation = _pair(o["stride"]), _pair(o["dilation"])
-    padding = {"valid": (0, 0), "same": tuple(d * (size // 2) for d in dilation)}.get(o["padding"]) or _pair(o["padding"])
+    padding = {"valid": (0, 0), "same": tuple(d * (size // 2) for d in dilation)}.get(o["padding"]) or _pair(
+        o["padding"]
+    )
     extent = [(n + 2 * p - d * (size - 1) - 1) // s + 1 for n, p, d, s in zip(f.shape[3:], padding, dilation, stride)]
     out = np.zeros((batch, t["weight"].shape[0], nu, *extent))
     c = max((size - 1) / 2, 1)

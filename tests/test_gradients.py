@@ -52,7 +52,14 @@ IMAGE_CASES = (
     image("gradient-weights-gate-each", kernel_size=3, weights="each", gate="each", **SMALL),
     image("gradient-weights-gate-sum", kernel_size=3, weights="shared", gate="shared", reduction="sum", **SMALL),
     image("gradient-stride-dilation", kernel_size=3, stride=2, dilation=2, **SMALL | {"size": (5, 4)}),
-    image("gradient-square-valid-no-bias", kernel_size=3, support="square", padding="valid", bias=False, **SMALL | {"size": (3, 4)}),
+    image(
+        "gradient-square-valid-no-bias",
+        kernel_size=3,
+        support="square",
+        padding="valid",
+        bias=False,
+        **SMALL | {"size": (3, 4)},
+    ),
     image("gradient-lifting", op="lifting_conv2d", kernel_size=3, gate="each", **SMALL),
     image("gradient-pointwise", op="pointwise_group_conv", weights="shared", sets="1B", **SMALL),
     image("gradient-silu", kernel_size=3, net="silu", **SMALL),
@@ -61,7 +68,9 @@ IMAGE_CASES = (
 )
 WITHOUT_ORDERS = (
     image("gradient-depthwise-lifting", op="depthwise_lifting_conv2d", kernel_size=3, **SMALL),
-    image("gradient-depthwise-lifting-each", op="depthwise_lifting_conv2d", kernel_size=3, sets="1B", stride=2, **SMALL),
+    image(
+        "gradient-depthwise-lifting-each", op="depthwise_lifting_conv2d", kernel_size=3, sets="1B", stride=2, **SMALL
+    ),
 )
 POINT_CASES = (
     point("gradient-dense"),
@@ -82,9 +91,7 @@ POINT_CASES = (
         }.items()
     ),
 )
-POINT_CASES = tuple(
-    type(c)(**{**vars(c), "nv": 3, "nu": 2, "channels": 2, "out": 2, "hidden": 3}) for c in POINT_CASES
-)
+POINT_CASES = tuple(type(c)(**{**vars(c), "nv": 3, "nu": 2, "channels": 2, "out": 2, "hidden": 3}) for c in POINT_CASES)
 
 # Every group and chart: the whole path from elements to output.
 CHARTS = tuple(
@@ -93,7 +100,14 @@ CHARTS = tuple(
     for chart in groups.get(name).charts
     for form in FORMS
 ) + tuple(
-    image(f"gradient-image-{name}-{chart}", group=name, chart=chart, kernel_size=3, weights="shared", **SMALL | {"batch": 1})
+    image(
+        f"gradient-image-{name}-{chart}",
+        group=name,
+        chart=chart,
+        kernel_size=3,
+        weights="shared",
+        **SMALL | {"batch": 1},
+    )
     for name in IMAGE_GROUPS
     for chart in groups.get(name).charts
 )

@@ -104,7 +104,7 @@ def test_backend_environment_variable():
         "print({step.plan.backend for step in pgconv.explain(conv, torch.zeros(1, 1, 5, 5)).steps})"
     )
     assert run(code, PGCONV_BACKEND="reference") == "{'reference'}\n"
-    with pytest.raises(AssertionError, match="backend must be one of .*'nonsense'"):
+    with pytest.raises(AssertionError, match=r"backend must be one of .*'nonsense'"):
         run(code, PGCONV_BACKEND="nonsense")
 
 

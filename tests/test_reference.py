@@ -28,7 +28,9 @@ def test_equals_nested_loops(case):
         assert_close(call(backend="reference"), oracles.evaluate(call))
 
 
-ORDER_CASES = params(tuple(c for c in IMAGE_CASES if c.op in ("group_conv2d", "lifting_conv2d", "pointwise_group_conv")))
+ORDER_CASES = params(
+    tuple(c for c in IMAGE_CASES if c.op in ("group_conv2d", "lifting_conv2d", "pointwise_group_conv"))
+)
 
 
 @pytest.mark.parametrize("order", ORDERS)
@@ -183,7 +185,16 @@ def test_nan_in_gives_nan_out(case, name, backend):
 
 
 @EITHER
-@pytest.mark.parametrize("id", ["dense-mask", "dense-mask-weights-sum", "dense-depthwise-no-bias-mask", "padded-weights-mask-each", "csr-each-weights-mask-each"])
+@pytest.mark.parametrize(
+    "id",
+    [
+        "dense-mask",
+        "dense-mask-weights-sum",
+        "dense-depthwise-no-bias-mask",
+        "padded-weights-mask-each",
+        "csr-each-weights-mask-each",
+    ],
+)
 def test_masked_points_may_hold_nan(id, backend):
     call = build(next(c for c in POINT_CASES if c.id == id)).to(torch.float64, grad=True)
     expected = call(backend=backend)

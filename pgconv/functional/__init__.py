@@ -6,4 +6,11 @@ All functions share one kernel: ``psi(g)[o,c] = sum_h W[o,c,h] phi_h(coordinates
 from pgconv.functional.group_conv2d import depthwise_lifting_conv2d, group_conv2d, lifting_conv2d, pointwise_group_conv
 from pgconv.functional.point_conv import Neighbors, point_conv
 
-__all__ = ["Neighbors", "depthwise_lifting_conv2d", "group_conv2d", "lifting_conv2d", "point_conv", "pointwise_group_conv"]
+__all__ = [
+    "Neighbors",
+    "depthwise_lifting_conv2d",
+    "group_conv2d",
+    "lifting_conv2d",
+    "point_conv",
+    "pointwise_group_conv",
+]

@@ -17,7 +17,9 @@ _ELEMENT_DTYPES = (torch.float32, torch.float64)
 class KernelArgs:
     """Group, chart, form and net of one call, checked; knows how to evaluate features at relative offsets."""
 
-    def __init__(self, op: str, group: object, net: object, chart: str, form: str, part: str, backend: str | None) -> None:
+    def __init__(
+        self, op: str, group: object, net: object, chart: str, form: str, part: str, backend: str | None
+    ) -> None:
         self.op = op
         self.group: Group = groups.get(group)
         check_choice(op, "chart", chart, CHARTS)
@@ -45,7 +47,9 @@ class KernelArgs:
         tensor = require_tensor(self.op, name, value)
         check_floating(self.op, name, tensor, _ELEMENT_DTYPES)
         if tensor.shape[-2] == 0:
-            raise ValueError(f"{self.op}: {name} has zero samples, received {describe(tensor)}; pass at least one element")
+            raise ValueError(
+                f"{self.op}: {name} has zero samples, received {describe(tensor)}; pass at least one element"
+            )
         if values_can_be_read(tensor):
             reason = self.group.invalid(tensor)
             if reason is not None:
@@ -108,7 +112,9 @@ def check_devices(op: str, net: object, **tensors: Tensor | None) -> None:
     name, first = next((n, t) for n, t in tensors.items() if t is not None)
     parameter = next(net.parameters(), None) if isinstance(net, torch.nn.Module) else None
     if parameter is not None and parameter.device != first.device:
-        raise ValueError(f"{op}: net is on {parameter.device} but {name} is on {first.device}; move one of them with .to(device)")
+        raise ValueError(
+            f"{op}: net is on {parameter.device} but {name} is on {first.device}; move one of them with .to(device)"
+        )
 
 
 def check_dtypes(op: str, **tensors: Tensor | None) -> None:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pgconv import ops
+from pgconv import groups, ops
 from pgconv._shapes import check_choice, check_floating, check_shape, require_tensor
 from pgconv.functional._kernel import (
     KernelArgs,
@@ -16,6 +16,7 @@ from pgconv.functional._kernel import (
     check_reduction,
     safe_reciprocal,
 )
+from pgconv.groups import Group
 from pgconv.ops import dispatch
 from pgconv.spec import ORDERS, ConvGeometry
 
@@ -86,8 +87,8 @@ def group_conv2d(
         torch.Size([2, 5, 4, 9, 9])
     """
     op = "group_conv2d"
+    _check_planar(op, groups.get(group))
     kernel = KernelArgs(op, group, net, chart, form, "all", backend)
-    _check_planar(op, kernel)
     geometry = ConvGeometry.make(op, kernel_size, stride, padding, dilation, support)
     axes: dict = {}
     check_shape(op, "f", f, "B C Nv H W", axes)
@@ -140,8 +141,8 @@ def lifting_conv2d(
         torch.Size([2, 5, 4, 9, 9])
     """
     op = "lifting_conv2d"
+    _check_planar(op, groups.get(group))
     kernel = KernelArgs(op, group, net, chart, "correlation", "translation", backend)
-    _check_planar(op, kernel)
     geometry = ConvGeometry.make(op, kernel_size, stride, padding, dilation, support)
     check_shape(op, "f", f, "B C H W", {})
     kernel.check_elements("u", u, {"S": (1, f.shape[0])}, "S Nu e")
@@ -188,8 +189,8 @@ def depthwise_lifting_conv2d(
         torch.Size([2, 3, 4, 9, 9])
     """
     op = "depthwise_lifting_conv2d"
+    _check_planar(op, groups.get(group))
     kernel = KernelArgs(op, group, net, chart, "correlation", "translation", backend)
-    _check_planar(op, kernel)
     geometry = ConvGeometry.make(op, kernel_size, stride, padding, dilation, support)
     axes: dict = {}
     check_shape(op, "f", f, "B C Nu H W", axes)
@@ -238,7 +239,9 @@ def pointwise_group_conv(
     backend: str | None = None,
     plan: str | None = None,
 ) -> Tensor:
-    """Convolution over the stabiliser alone, 1 x 1 in space: ``out[b,o,u,p] = s_u sum_v w_v sum_c psi(h_v^-1 h_u)[o,c] f[b,c,v,p]``.
+    """Convolution over the stabiliser alone, 1 x 1 in space.
+
+    ``out[b,o,u,p] = s_u sum_v w_v sum_c psi(h_v^-1 h_u)[o,c] f[b,c,v,p]``
 
     Arguments as in ``group_conv2d``; the net reads only the stabiliser part, ``coord_dim = group.coord_dim_of(chart,
     "stabilizer")``.
@@ -258,8 +261,8 @@ def pointwise_group_conv(
         torch.Size([2, 5, 4, 9, 9])
     """
     op = "pointwise_group_conv"
+    _check_planar(op, groups.get(group))
     kernel = KernelArgs(op, group, net, chart, form, "stabilizer", backend)
-    _check_planar(op, kernel)
     geometry = ConvGeometry.make(op, 1, stride, 0, 1, "disc")
     axes: dict = {}
     check_shape(op, "f", f, "B C Nv H W", axes)
@@ -332,11 +335,11 @@ def _at_least_one_set(x: Tensor) -> Tensor:
     return x.sum(0, keepdim=True) if x.shape[0] == 0 else x
 
 
-def _check_planar(op: str, kernel: KernelArgs) -> None:
-    if kernel.group.translation_dim != 2:
+def _check_planar(op: str, group: Group) -> None:
+    if group.translation_dim != 2:
         raise ValueError(
             f"{op}: group must contain the translations of the plane (T(2), M(2), SE(2), E(2), Sim(2)), received "
-            f"{kernel.group.name}; for points use point_conv"
+            f"{group.name}; for points use point_conv"
         )
 
 
@@ -346,8 +349,8 @@ def _check_fits(op: str, f: Tensor, geometry: ConvGeometry) -> None:
         return
     if height < 1 or width < 1:
         raise ValueError(
-            f"{op}: kernel_size={geometry.kernel_size} with padding {geometry.padding} and dilation {geometry.dilation} does not fit "
-            f"an image of {f.shape[-2]} x {f.shape[-1]}; pad the input or use padding='same'"
+            f"{op}: kernel_size={geometry.kernel_size} with padding {geometry.padding} and dilation {geometry.dilation} "
+            f"does not fit an image of {f.shape[-2]} x {f.shape[-1]}; pad the input or use padding='same'"
         )
 
 
@@ -363,9 +366,7 @@ def _scaled(elements: Tensor, geometry: ConvGeometry) -> Tensor:
 
 def _at_taps(elements: Tensor, geometry: ConvGeometry) -> Tensor:
     """``[S, N * T, e]``: every element moved to every tap, x = dcol, y = -drow in units of the kernel radius."""
-    taps = torch.tensor(
-        [(col, -row) for row, col in geometry.taps()], dtype=elements.dtype, device=elements.device
-    )
+    taps = torch.tensor([(col, -row) for row, col in geometry.taps()], dtype=elements.dtype, device=elements.device)
     s, n, e = elements.shape
     place = (elements[:, :, None, :2] + taps) / _radius(geometry)
     rest = elements[:, :, None, 2:].expand(s, n, taps.shape[0], e - 2)

@@ -182,7 +182,9 @@ def _check_neighbors(
         if tensor is not None and tensor.dtype not in (torch.int32, torch.int64):
             raise ValueError(f"{op}: neighbors must be int32 or int64, received {describe(tensor)}; {way_out}")
         if tensor is not None and tensor.device != device:
-            raise ValueError(f"{op}: neighbors is on {tensor.device} but f is on {device}; move one of them with .to(device)")
+            raise ValueError(
+                f"{op}: neighbors is on {tensor.device} but f is on {device}; move one of them with .to(device)"
+            )
     _check_neighbor_values(op, index, rowptr, nv)
     return index.long(), None if rowptr is None else rowptr.long()
 
@@ -193,9 +195,12 @@ def _check_neighbor_values(op: str, index: Tensor, rowptr: Tensor | None, nv: in
     low = 0 if rowptr is not None else -1
     if index.numel() and (int(index.min()) < low or int(index.max()) >= nv):
         raise ValueError(
-            f"{op}: neighbors must hold input numbers from {low} to {nv - 1}, received values from {int(index.min())} to {int(index.max())}"
+            f"{op}: neighbors must hold input numbers from {low} to {nv - 1}, "
+            f"received values from {int(index.min())} to {int(index.max())}"
         )
-    if rowptr is not None and (int(rowptr[0]) != 0 or int(rowptr[-1]) != index.numel() or bool((rowptr.diff() < 0).any())):
+    if rowptr is not None and (
+        int(rowptr[0]) != 0 or int(rowptr[-1]) != index.numel() or bool((rowptr.diff() < 0).any())
+    ):
         raise ValueError(
             f"{op}: neighbors[0] (rowptr) must rise from 0 to the number of pairs {index.numel()}, received "
             f"{int(rowptr[0])} .. {int(rowptr[-1])}"

@@ -219,15 +219,16 @@ class Planar(LinearGroup):
         Without mirror k = n, without rotation n is 1 or 2; with both, n = 1 or even: k = n / 2 rotations with m = +1,
         then the same with m = -1. Raises `ValueError` for any other n.
         """
-        halves = 2 if self.mirror and n > 1 else 1
-        turns = n // halves
-        if n < 1 or turns * halves != n or (turns > 1 and not self.rotation):
+        whole = isinstance(n, int)
+        halves = 2 if self.mirror and whole and n > 1 else 1
+        turns = n // halves if whole else 0
+        if not whole or n < 1 or turns * halves != n or (turns > 1 and not self.rotation):
             allowed = (
                 ("1 and even numbers" if self.rotation else "1 and 2")
                 if self.mirror
                 else ("1, 2, 3, ..." if self.rotation else "1 only")
             )
-            raise ValueError(f"grid: no regular grid of {self.name} has n = {n} elements; choose n from: {allowed}")
+            raise ValueError(f"grid: no regular grid of {self.name} has n = {n!r} elements; choose n from: {allowed}")
         angle = turn_grid(turns).repeat(halves) if self.rotation else None
         mirror = torch.tensor([1.0, -1.0], dtype=torch.float64)[:halves].repeat_interleave(turns)
         scale = torch.zeros(n, dtype=torch.float64) if self.scale else None

@@ -81,8 +81,9 @@ def check_sizes(owner: str, coord_dim: int, hidden: int, layers: int) -> None:
 
 def check_coords(owner: str, coords: Tensor, coord_dim: int) -> None:
     """Raise ``ValueError`` unless coords is a real floating-point tensor [..., coord_dim]."""
-    if not coords.is_floating_point():
-        raise ValueError(f"{owner}: coords must be a floating-point tensor, got {coords.dtype}; convert it first")
+    if not isinstance(coords, Tensor) or not coords.is_floating_point():
+        found = coords.dtype if isinstance(coords, Tensor) else repr(coords)
+        raise ValueError(f"{owner}: coords must be a floating-point tensor, got {found}; convert it first")
     if coords.ndim == 0 or coords.shape[-1] != coord_dim:
         raise ValueError(
             f"{owner}: coords must be [..., D={coord_dim}], got {list(coords.shape)}; "

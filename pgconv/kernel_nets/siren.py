@@ -31,7 +31,7 @@ class SIREN(PackedNet):
         self, coord_dim: int, hidden: int = 32, layers: int = 3, omega0: float = 10.0, learn_omega0: bool = False
     ):
         super().__init__(coord_dim, hidden, layers)
-        if not 0 < omega0 < math.inf:
+        if not isinstance(omega0, (int, float)) or not 0 < omega0 < math.inf:
             raise ValueError(f"SIREN: omega0 must be a positive finite number, got {omega0!r}")
         # Initial value; kept as a number because the initialisation depends on it and must not read the device.
         self.initial_omega0 = float(omega0)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pgconv import backends, groups, kernel_nets, sampling
-from pgconv._shapes import check_choice, check_positive_int, check_shape, describe
+from pgconv._shapes import check_choice, check_floating, check_positive_int, check_same_device, check_shape, describe
 from pgconv.groups import Group
 from pgconv.kernel_nets import KernelNet
 from pgconv.sampling import Samples
@@ -59,7 +59,9 @@ class SampledConv(nn.Module):
         self.chart = chart or ("release" if release else "product")
         self.reduction = reduction or ("sum" if release else "mean")
         for option, value, options in (
-            ("form", self.form, FORMS), ("chart", self.chart, CHARTS), ("reduction", self.reduction, REDUCTIONS)
+            ("form", self.form, FORMS),
+            ("chart", self.chart, CHARTS),
+            ("reduction", self.reduction, REDUCTIONS),
         ):
             check_choice(name, option, value, options)
         if backend is not None:
@@ -117,22 +119,32 @@ def check_samples(layer: str, name: str, samples: object) -> Samples:
     return Samples(*samples)
 
 
-def check_maps(layer: str, x: object, channels: int, samples: Samples) -> None:
+def check_maps(conv: SampledConv, x: Tensor, samples: Samples) -> None:
     """Feature maps ``[B, C, N, H, W]`` that fit the layer and their samples."""
-    axes: dict = {"C": channels, "N": samples.elements.shape[-2]}
-    check_shape(layer, "x", x, "B C N H W", axes)
+    axes: dict = {"C": conv.in_channels, "N": samples.elements.shape[-2]}
+    check_shape(type(conv).__name__, "x", x, "B C N H W", axes)
+    check_input(conv, "x", x)
+
+
+def check_input(conv: SampledConv, name: str, x: Tensor) -> None:
+    """A floating point input on the layer's device."""
+    layer = type(conv).__name__
+    check_floating(layer, name, x)
+    check_same_device(layer, **{name: x, "weight": conv.weight})
 
 
 def _build_net(layer: str, factory: object, coord_dim: int, hidden: int, layers: int, omega0: float) -> KernelNet:
     if isinstance(factory, str):
         options = {"omega0": omega0} if factory == "siren" else {}
         return kernel_nets.get(factory, coord_dim, hidden=hidden, layers=layers, **options)
-    net = factory(coord_dim) if callable(factory) and not isinstance(factory, KernelNet) else factory
+    net = factory if isinstance(factory, nn.Module) or not callable(factory) else factory(coord_dim)
     if not isinstance(net, KernelNet):
         raise ValueError(
             f"{layer}: kernel_net must be a name ({', '.join(kernel_nets.names())}), a KernelNet, or a function from coord_dim to "
             f"one, received {describe(net)}"
         )
     if net.coord_dim != coord_dim:
-        raise ValueError(f"{layer}: kernel_net must have coord_dim={coord_dim} for this group and chart, received {net.coord_dim}")
+        raise ValueError(
+            f"{layer}: kernel_net must have coord_dim={coord_dim} for this group and chart, received {net.coord_dim}"
+        )
     return net

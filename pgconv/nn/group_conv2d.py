@@ -23,7 +23,9 @@ class _GroupConv(SampledConv):
         name = type(self).__name__
         self.partial = bool(partial)
         if self.partial and sampling is not None:
-            raise ValueError(f"{name}: partial=True chooses the learned sampler itself; leave sampling=None or pass partial=False")
+            raise ValueError(
+                f"{name}: partial=True chooses the learned sampler itself; leave sampling=None or pass partial=False"
+            )
         chosen = "learned" if self.partial else sampling or "same"
         if chosen == "same":
             if samples_per_example:
@@ -42,7 +44,12 @@ class _GroupConv(SampledConv):
         return samples if self.sampler is None else self.sampler(x.shape[0], generator=generator)
 
     def _group_options(self, samples: Samples) -> dict:
-        return {"sample_weight": samples.weights, "form": self.form, "reduction": self.reduction, **self._kernel_options()}
+        return {
+            "sample_weight": samples.weights,
+            "form": self.form,
+            "reduction": self.reduction,
+            **self._kernel_options(),
+        }
 
 
 class GroupConv2d(_GroupConv):
@@ -110,7 +117,7 @@ class GroupConv2d(_GroupConv):
     ) -> tuple[Tensor, Samples]:
         """Convolve ``x`` on ``samples``; ``out_samples`` overrides the layer's own sampler."""
         samples = check_samples("GroupConv2d", "samples", samples)
-        check_maps("GroupConv2d", x, self.in_channels, samples)
+        check_maps(self, x, samples)
         out = self._out_samples(x, samples, out_samples, generator)
         g = self.geometry
         y = functional.group_conv2d(
@@ -174,7 +181,7 @@ class PointwiseGroupConv2d(_GroupConv):
     ) -> tuple[Tensor, Samples]:
         """Map ``x`` on ``samples`` to ``out_samples`` (or the layer's own sampler's, or the same)."""
         samples = check_samples("PointwiseGroupConv2d", "samples", samples)
-        check_maps("PointwiseGroupConv2d", x, self.in_channels, samples)
+        check_maps(self, x, samples)
         out = self._out_samples(x, samples, out_samples, generator)
         y = functional.pointwise_group_conv(
             x,

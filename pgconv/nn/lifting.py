@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from pgconv import functional
 from pgconv._shapes import check_shape
 from pgconv.groups import Group
-from pgconv.nn._conv import SampledConv, make_sampler
+from pgconv.nn._conv import SampledConv, check_input, make_sampler
 from pgconv.sampling import Samples
 from pgconv.spec import ConvGeometry
 
@@ -67,6 +67,7 @@ class LiftingConv2d(SampledConv):
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Samples]:
         """Draw samples (a fixed grid in ``eval()``) and convolve."""
         check_shape("LiftingConv2d", "x", x, "B C H W", {"C": self.in_channels})
+        check_input(self, "x", x)
         samples = self.sampler(x.shape[0], generator=generator)
         g = self.geometry
         y = functional.lifting_conv2d(

@@ -25,7 +25,9 @@ class GroupBatchNorm2d(nn.BatchNorm3d):
         torch.Size([2, 3, 4, 5, 5])
     """
 
-    def __init__(self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, affine: bool = True, **options) -> None:
+    def __init__(
+        self, num_features: int, eps: float = 1e-5, momentum: float | None = 0.1, affine: bool = True, **options
+    ) -> None:
         _check_sizes("GroupBatchNorm2d", num_features, eps)
         super().__init__(num_features, eps, momentum, affine, **options)
 

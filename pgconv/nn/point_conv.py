@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from pgconv import functional, groups
 from pgconv._shapes import check_floating, check_positive_int, check_same_device, check_shape, describe
 from pgconv.groups import Group
-from pgconv.nn._conv import SampledConv, check_samples
+from pgconv.nn._conv import SampledConv, check_input, check_samples
 from pgconv.sampling import Samples
 
 
@@ -45,8 +45,8 @@ class PointLift(nn.Module):
         self.num_samples = check_positive_int("PointLift", "num_samples", num_samples)
         if self.group.translation_dim == 0:
             raise ValueError(
-                f"PointLift: group {self.group.name} has no translations, so it does not act transitively on space; choose one that "
-                "has them (T(n), SE(n), ...), or build the elements yourself and call PointGroupConv"
+                f"PointLift: group {self.group.name} has no translations, so it does not act transitively on space; choose "
+                "one that has them (T(n), SE(n), ...), or build the elements yourself and call PointGroupConv"
             )
         self.group.grid(self.num_samples)
 
@@ -58,6 +58,7 @@ class PointLift(nn.Module):
         check_shape("PointLift", "x", x, "B P d", axes)
         check_floating("PointLift", "x", x, (torch.float32, torch.float64))
         check_shape("PointLift", "f", f, "B P C", axes)
+        check_floating("PointLift", "f", f)
         check_same_device("PointLift", x=x, f=f, mask=mask)
         batch, points, n = x.shape[0], x.shape[1], self.num_samples
         stabilizer = self.group.stabilizer
@@ -65,13 +66,17 @@ class PointLift(nn.Module):
         if self.training and stabilizer.element_dim > 0:
             count = batch * points
             shift = stabilizer.sample(count, generator=generator, dtype=x.dtype, device=x.device)
-            h = stabilizer.product(shift.reshape(batch, points, 1, -1), h)
-        elements = torch.cat([x[:, :, None].expand(-1, -1, n, -1), h], -1).reshape(batch, points * n, -1)
+            h = stabilizer.product(shift.reshape(batch, points, 1, stabilizer.element_dim), h)
+        elements = torch.cat([x[:, :, None].expand(-1, -1, n, -1), h], -1).reshape(
+            batch, points * n, self.group.element_dim
+        )
         weights = x.new_ones(batch, points)
         if mask is not None:
             check_shape("PointLift", "mask", mask, "B P", {"B": batch, "P": points})
             if mask.dtype != torch.bool:
-                raise ValueError(f"PointLift: mask must be boolean, received {describe(mask)}; compare it, e.g. mask > 0")
+                raise ValueError(
+                    f"PointLift: mask must be boolean, received {describe(mask)}; compare it, e.g. mask > 0"
+                )
             weights = mask.to(x.dtype)
         return f.repeat_interleave(n, 1), Samples(elements, weights.repeat_interleave(n, 1))
 
@@ -85,8 +90,8 @@ class PointGroupConv(SampledConv):
         kernel_net, hidden, layers, omega0: name of the kernel net and its sizes, or a function ``coord_dim -> KernelNet``
         form, chart, reduction, depthwise: see ``functional.point_conv``
 
-    Shapes: ``f [B, Nv, C]``, ``Samples [S, Nv]`` -> ``(y [B, Nu, O], Samples [S, Nu])``; the output lives on ``out_samples`` (default:
-    the input's), ``neighbors`` restricts the sum as in ``functional.point_conv``
+    Shapes: ``f [B, Nv, C]``, ``Samples [S, Nv]`` -> ``(y [B, Nu, O], Samples [S, Nu])``; the output lives on ``out_samples``
+    (default: the input's), ``neighbors`` restricts the sum as in ``functional.point_conv``
 
     Raises:
         ValueError: for arguments out of range and shapes that do not fit
@@ -106,7 +111,8 @@ class PointGroupConv(SampledConv):
     ) -> None:
         if depthwise and in_channels != out_channels:
             raise ValueError(
-                f"PointGroupConv: depthwise keeps the channels, so out_channels must be in_channels={in_channels}, received {out_channels}"
+                f"PointGroupConv: depthwise keeps the channels, so out_channels must be in_channels={in_channels}, "
+                f"received {out_channels}"
             )
         super().__init__(in_channels, out_channels, group, depthwise=depthwise, **options)
         self.depthwise = depthwise
@@ -121,6 +127,7 @@ class PointGroupConv(SampledConv):
         """Convolve ``f`` on ``samples``."""
         samples = check_samples("PointGroupConv", "samples", samples)
         check_shape("PointGroupConv", "f", f, "B Nv C", {"C": self.in_channels, "Nv": samples.elements.shape[-2]})
+        check_input(self, "f", f)
         out = samples if out_samples is None else check_samples("PointGroupConv", "out_samples", out_samples)
         y = functional.point_conv(
             f,

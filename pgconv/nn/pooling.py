@@ -39,7 +39,8 @@ class GroupMaxPool2d(nn.Module):
         check_floating("GroupMaxPool2d", "x", x)
         if min(x.shape[-2:]) + 2 * self.padding < self.kernel_size:
             raise ValueError(
-                f"GroupMaxPool2d: x must be at least kernel_size={self.kernel_size} high and wide with its padding, received {describe(x)}"
+                f"GroupMaxPool2d: x must be at least kernel_size={self.kernel_size} high and wide with its padding, "
+                f"received {describe(x)}"
             )
         pooled = F.max_pool2d(x.flatten(1, 2), self.kernel_size, self.stride, self.padding)
         return pooled.unflatten(1, x.shape[1:3])

@@ -104,10 +104,14 @@ class Sampler(nn.Module):
         return self
 
     def _num_sets(self, batch_size: int) -> int:
+        if batch_size < 0:
+            raise ValueError(f"{type(self).__name__}: batch_size must be >= 0, got {batch_size}")
         return batch_size if self.per_example and self.training else 1
 
     def _uniform(self, *shape: int, generator: torch.Generator | None, device=None) -> Tensor:
         """Numbers in [0, 1) in float64, on the module's device unless another is given."""
+        if generator is not None and not isinstance(generator, torch.Generator):
+            raise ValueError(f"{type(self).__name__}: generator must be a torch.Generator or None, got {generator!r}")
         target = self._like.device if device is None else torch.device(device)
         source = target if generator is None else generator.device
         drawn = torch.rand(*shape, generator=generator, dtype=torch.float64, device=source)

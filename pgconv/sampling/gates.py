@@ -36,11 +36,14 @@ class GatedSampler(Sampler):
 
     def anneal(self, fraction: float) -> None:
         """Set the share of training that is over; clamped to [0, 1]. Raises ``ValueError`` if it is not a number."""
-        fraction = float(fraction)
-        if math.isnan(fraction):
-            raise ValueError("anneal: fraction must be a number in [0, 1], got nan; pass step / total_steps")
+        try:
+            share = float(fraction)
+        except (TypeError, ValueError):
+            share = math.nan
+        if math.isnan(share):
+            raise ValueError(f"anneal: fraction must be a number in [0, 1], got {fraction!r}; pass step / total_steps")
         with torch.no_grad():
-            self.anneal_fraction.fill_(min(max(fraction, 0.0), 1.0))
+            self.anneal_fraction.fill_(min(max(share, 0.0), 1.0))
 
     @property
     def temperature(self) -> Tensor:
