@@ -64,7 +64,8 @@ def build(case: Case) -> tuple[str, list[torch.Tensor]]:
     )
     generator = torch.Generator().manual_seed(1)
     v, u = (
-        group.sample(case.batch * n, generator=generator).reshape(case.batch, n, group.element_dim) for n in (case.nv, case.nu)
+        group.sample(case.batch * n, generator=generator).reshape(case.batch, n, group.element_dim)
+        for n in (case.nv, case.nu)
     )
     spec = FeatureSpec(case.group, case.chart, "all", "convolution", net.net_spec)
     return str(spec), [v, u, net.pack().detach()]
@@ -114,11 +115,17 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     peak = peak_flops()
     print(pgconv.show_config())
-    print(f"measured matrix peak {peak / 1e9:.0f} GFLOP/s on {options.threads} thread(s); medians of {options.rounds} rounds\n")
+    print(
+        f"measured matrix peak {peak / 1e9:.0f} GFLOP/s on {options.threads} thread(s); medians of {options.rounds} rounds\n"
+    )
     rows = []
     for case in cases:
         spec, operands = build(case)
-        calls = {(backend, i): call for backend in ("cpp", "reference") for i, call in enumerate(steps(spec, operands, backend))}
+        calls = {
+            (backend, i): call
+            for backend in ("cpp", "reference")
+            for i, call in enumerate(steps(spec, operands, backend))
+        }
         times: dict[tuple[str, int], list[float]] = {key: [] for key in calls}
         for turn in range(options.rounds + 1):
             for key, call in calls.items():

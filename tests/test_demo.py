@@ -25,7 +25,20 @@ def test_command_line_writes_table_plots_and_csv(tmp_path, capsys):
 
 @pytest.mark.parametrize(("group", "samples"), [("M(2)", "2"), ("E(2)", "4")])
 def test_other_groups_and_task(tmp_path, group, samples):
-    arguments = ["--task", "6-M", "--group", group, "--epochs", "1", "--width", "2", "--samples", samples, "--rounds", "1"]
+    arguments = [
+        "--task",
+        "6-M",
+        "--group",
+        group,
+        "--epochs",
+        "1",
+        "--width",
+        "2",
+        "--samples",
+        samples,
+        "--rounds",
+        "1",
+    ]
     assert command.main([*arguments, "--output", str(tmp_path)]) == 0
 
 
@@ -56,7 +69,15 @@ def test_full_group_cannot_and_partial_group_can():
     assert train.accuracy(full, digits) == 0.5
     torch.manual_seed(0)
     partial = model.DigitNet("SE(2)", partial=True)
-    options = {"epochs": 60, "batch_size": 32, "lr": 1e-2, "range_lr": 1e-2, "gate_lr": 5e-2, "rotation": 45.0, "seed": 0}
+    options = {
+        "epochs": 60,
+        "batch_size": 32,
+        "lr": 1e-2,
+        "range_lr": 1e-2,
+        "gate_lr": 5e-2,
+        "rotation": 45.0,
+        "seed": 0,
+    }
     losses = train.fit(partial, digits, **options, progress=lambda step, loss: None)
     assert losses[-1] < 0.3 < losses[0]
     assert train.accuracy(partial, digits) >= 0.98

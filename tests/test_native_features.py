@@ -112,7 +112,9 @@ def test_strided_inputs():
 
 @DTYPES
 @pytest.mark.parametrize("activation", packing.ACTIVATIONS)
-@pytest.mark.parametrize(("coord_dim", "shape"), [(0, (5,)), (1, (1,)), (2, (3, 0)), (3, (2, 33)), (12, (64,)), (20, (65,))])
+@pytest.mark.parametrize(
+    ("coord_dim", "shape"), [(0, (5,)), (1, (1,)), (2, (3, 0)), (3, (2, 33)), (12, (64,)), (20, (65,))]
+)
 def test_kernel_net_at_given_coordinates(level, activation, coord_dim, shape, dtype):
     net = make_net(activation, coord_dim)
     generator = torch.Generator().manual_seed(3)
