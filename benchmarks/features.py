@@ -148,8 +148,8 @@ def main() -> None:
         rows.append(row)
         print(
             f"{case.name:<40} forward {row['forward_ns_per_pair']:7.2f} ns/pair {row['forward_percent_of_peak']:4.0f} % of peak "
-            f"{row['forward_ratio']:6.1f}x | with backward {row['both_ns_per_pair']:7.2f} ns/pair {row['both_percent_of_peak']:4.0f} % "
-            f"{row['both_ratio']:6.1f}x"
+            f"{row['forward_ratio']:6.1f}x | with backward {row['both_ns_per_pair']:7.2f} ns/pair "
+            f"{row['both_percent_of_peak']:4.0f} % {row['both_ratio']:6.1f}x"
         )
     if options.csv:
         options.csv.parent.mkdir(parents=True, exist_ok=True)
