@@ -13,58 +13,12 @@ from typing import Any
 import numpy as np
 import torch
 from oracles import LAYOUT
+from own_groups import Heisenberg, Shear
 from torch import Tensor, nn
 
 import pgconv
 from pgconv import groups, kernel_nets
-from pgconv.groups import Group, LinearGroup, SemidirectProduct
-
-
-class Heisenberg(Group):
-    """Upper triangular 3x3 matrices with unit diagonal: a group of a user's own, on points."""
-
-    name, element_dim, coord_dim, spatial_dim = "Heisenberg", 3, 3, 2
-
-    def identity(self, dtype=None, device=None):
-        return torch.zeros(3, dtype=dtype, device=device)
-
-    def product(self, a, b):
-        corner = a[..., 0] * b[..., 1]
-        return a + b + torch.stack([torch.zeros_like(corner), torch.zeros_like(corner), corner], -1)
-
-    def inverse(self, a):
-        p, q, r = a.unbind(-1)
-        return torch.stack([-p, -q, p * q - r], -1)
-
-    def act(self, g, x):
-        return torch.stack([x[..., 0] + g[..., 0] * x[..., 1] + g[..., 2], x[..., 1] + g[..., 1]], -1)
-
-    def coordinates(self, g, chart="product", part="all"):
-        self.check_chart(chart, part)
-        return g if part != "translation" else g[..., :0]
-
-
-class Shear(LinearGroup):
-    """(x, y) -> (x + k y, y): with translations a group of a user's own, on images."""
-
-    name, element_dim, coord_dim, spatial_dim, uniform_dim = "shear", 1, 1, 2, 1
-
-    def identity(self, dtype=None, device=None):
-        return torch.zeros(1, dtype=dtype, device=device)
-
-    def product(self, a, b):
-        return a + b
-
-    def inverse(self, a):
-        return -a
-
-    def act(self, g, x):
-        return torch.stack([x[..., 0] + g[..., 0] * x[..., 1], x[..., 1] + 0 * g[..., 0]], -1)
-
-    def coordinates(self, g, chart="product", part="all"):
-        self.check_chart(chart, part)
-        return g if part != "translation" else g[..., :0]
-
+from pgconv.groups import SemidirectProduct
 
 OWN_GROUPS = {"Heisenberg": Heisenberg(), "Shear(2)": SemidirectProduct(2, Shear(), name="Shear(2)")}
 
