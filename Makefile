@@ -44,8 +44,8 @@ NATIVE := $(shell find csrc -name '*.h' -o -name '*.cpp') CMakeLists.txt setup.p
 
 $(VENV)/.torch:
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --upgrade pip "setuptools>=77" wheel
-	$(BIN)/python -m pip install --quiet "$(TORCH)" "numpy>=1.26" "cmake>=3.25" "ninja>=1.11" "pybind11>=2.12"
+	$(BIN)/python -m pip install --quiet --upgrade pip "setuptools>=77,<90" "wheel<1"
+	$(BIN)/python -m pip install --quiet "$(TORCH)" "numpy>=1.26,<3" "cmake>=3.25,<5" "ninja>=1.11,<2" "pybind11>=2.12,<4"
 	touch $@
 
 $(VENV)/.built: $(VENV)/.torch $(NATIVE)
@@ -53,9 +53,9 @@ $(VENV)/.built: $(VENV)/.torch $(NATIVE)
 	touch $@
 
 $(VENV)/.demo: $(VENV)/.built
-	$(BIN)/python -m pip install --quiet "scikit-learn>=1.4" "matplotlib>=3.8" "tqdm>=4.66"
+	$(BIN)/python -m pip install --quiet "scikit-learn>=1.4,<2" "matplotlib>=3.8,<4" "tqdm>=4.66,<5"
 	touch $@
 
 $(VENV)/.test: $(VENV)/.demo
-	$(BIN)/python -m pip install --quiet "pytest>=8" "pytest-xdist>=3.5" "mpmath>=1.3" "scipy>=1.11" "ruff>=0.6"
+	$(BIN)/python -m pip install --quiet "pytest>=8,<10" "pytest-xdist>=3.5,<4" "mpmath>=1.3,<2" "scipy>=1.11,<2" "ruff==0.17.6"
 	touch $@
