@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
 from pgconv.spec import Facts
@@ -24,3 +24,8 @@ class Backend(Protocol):
 
     def function(self, op: str) -> Callable[..., Any]:
         """The raw function of an operation."""
+
+
+def raw_functions(namespace: Mapping[str, Any], ops: Iterable[str]) -> dict[str, Callable[..., Any]]:
+    """The table behind ``function``: a module's ``_<op>`` and ``_<op>_backward`` by operation name."""
+    return {name: namespace[f"_{name}"] for op in ops for name in (op, f"{op}_backward")}

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pgconv.backends import vendor_conv
+from pgconv.backends.base import raw_functions
 from pgconv.backends.cpp import features, library, point_conv
 from pgconv.spec import Facts
 
@@ -84,15 +85,6 @@ def _point_conv_backward(order, needs, grad, f, v, u, params, weight, bias, inde
     return point_conv.backward(needs, grad, f, v, u, params, weight, bias, spec, depthwise)
 
 
-_FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "relative_features": _relative_features,
-    "relative_features_backward": _relative_features_backward,
-    "kernel_net": _kernel_net,
-    "kernel_net_backward": _kernel_net_backward,
-    "group_conv2d": _group_conv2d,
-    "group_conv2d_backward": _group_conv2d_backward,
-    "point_conv": _point_conv,
-    "point_conv_backward": _point_conv_backward,
-}
+_FUNCTIONS = raw_functions(globals(), _ORDERS)
 
 BACKEND = CppBackend()

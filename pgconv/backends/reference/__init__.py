@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from pgconv.backends.base import raw_functions
 from pgconv.backends.reference import features, group_conv2d, point_conv
 from pgconv.backends.reference.vjp import vjp
 from pgconv.spec import ORDERS, ConvGeometry, Facts, FeatureSpec
@@ -81,15 +82,6 @@ def _point_conv_backward(order, needs, grad, f, v, u, params, weight, bias, inde
     return vjp(forward, (f, v, u, params, weight, bias), grad, needs)
 
 
-_FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "relative_features": _relative_features,
-    "relative_features_backward": _relative_features_backward,
-    "kernel_net": _kernel_net,
-    "kernel_net_backward": _kernel_net_backward,
-    "group_conv2d": _group_conv2d,
-    "group_conv2d_backward": _group_conv2d_backward,
-    "point_conv": _point_conv,
-    "point_conv_backward": _point_conv_backward,
-}
+_FUNCTIONS = raw_functions(globals(), _ORDERS)
 
 BACKEND = ReferenceBackend()
