@@ -1,6 +1,7 @@
 // Instruction-set levels: one table of kernels per level, the one in use chosen at run time.
 #pragma once
 
+#include "../common/conv_params.h"
 #include "../common/params.h"
 
 namespace pgconv {
@@ -30,6 +31,11 @@ struct Kernels {
                            T* workspace, T* out);
   void (*features_backward)(const Features<T>&, const NetShape&, const T* packed, const T* grad, int64_t begin,
                             int64_t end, T* workspace, double* totals, double* grad_v, double* grad_u);
+
+  ConvKernels<T> conv;
+
+  // Multiply-adds on registers alone, for the machine's peak: FLOPs done.
+  int64_t (*fma_loop)(int64_t rounds);
 
   // For tests: n values; and the coordinates [D, n] of relative(a_k, b_k) from fields [fields, n], n a multiple of
   // kTile, with the gradients of the fields.

@@ -67,6 +67,14 @@ struct NativeOf<double> {
 template <class T>
 using Native = typename NativeOf<T>::Type;
 
+// Keeps stores on both sides in order. Where whole vectors are stored and the surplus of one is overwritten by the next,
+// compilers have been seen to exchange the loops around such stores (GCC 12, unroll and jam).
+PGCONV_INLINE void keep_store_order() { asm volatile("" ::: "memory"); }
+
+// Lane numbers, and the results of comparisons: integers as wide as the number's.
+template <class V>
+using LaneIndex = decltype(V{} < V{});
+
 // Unaligned access: the packed attribute lowers the type's alignment, may_alias lets it overlay arrays of T.
 template <class V>
 struct __attribute__((packed, may_alias)) Unaligned {
@@ -83,6 +91,15 @@ PGCONV_INLINE void store(Scalar<V>* p, V x) {
 
 PGCONV_INLINE FloatVector select(IntVector m, FloatVector a, FloatVector b) { return m ? a : b; }
 PGCONV_INLINE DoubleVector select(LongVector m, DoubleVector a, DoubleVector b) { return m ? a : b; }
+
+// The first n lanes of x, zeros behind them.
+template <class V>
+PGCONV_INLINE V keep_first(V x, int n) {
+  LaneIndex<V> lane;
+#pragma GCC unroll 16
+  for (int l = 0; l < Traits<V>::width; ++l) lane[l] = l;
+  return select(lane < n, x, V{});
+}
 
 // Adding 1.5 * 2^23 (2^52) pushes the fraction of x out of the significand and leaves the integer in its low bits.
 constexpr float kRoundFloat = 12582912.0f;

@@ -1,6 +1,8 @@
 // The kernel table of one level: included once by each isa_*.cpp, after it has defined PGCONV_ISA.
 #pragma once
 
+#include "aggregate_impl.h"
+#include "direct_impl.h"
 #include "features_impl.h"
 #include "isa.h"
 
@@ -79,10 +81,38 @@ struct Entries {
     }
   }
 
+  // 16 independent sums hide the latency of two pipes; the barrier keeps the compiler from seeing through the loop.
+  static int64_t fma_loop(int64_t rounds) {
+    using V = Native<T>;
+    V sum[16], x = broadcast<V>(T(0.999)), y = broadcast<V>(T(1e-3));
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) sum[i] = V{};
+    for (int64_t k = 0; k < rounds; ++k) {
+#pragma GCC unroll 16
+      for (int i = 0; i < 16; ++i) {
+        sum[i] = sum[i] * x + y;
+        asm volatile("" : "+x"(sum[i]));
+      }
+    }
+    return rounds * 16 * 2 * Traits<V>::width;
+  }
+
+  static constexpr ConvKernels<T> conv = {
+      kPanel<T>,
+      kWidth<T>,
+      {Aggregate<T>::chunk_channels, Aggregate<T>::pack_features, Aggregate<T>::pack_features_adjoint,
+       Aggregate<T>::pack_head, Aggregate<T>::pack_head_adjoint, Aggregate<T>::forward_workspace, Aggregate<T>::forward,
+       Aggregate<T>::backward_workspace, Aggregate<T>::backward},
+      {Direct<T>::values_size, Direct<T>::sums_size, Direct<T>::pack_features, Direct<T>::pack_head,
+       Direct<T>::build_size, Direct<T>::build_values, Direct<T>::build_adjoint, Direct<T>::forward_workspace,
+       Direct<T>::forward, Direct<T>::backward_workspace, Direct<T>::backward, Direct<T>::contract_workspace,
+       Direct<T>::contract}};
+
   static constexpr Kernels<T> kernels = {packed_size, totals_size, workspace_size,
                                          Net<T>::pack, Net<T>::unpack_totals, Net<T>::forward, Net<T>::backward,
                                          prepare, prepare_backward,
                                          PairFeatures<T>::forward, PairFeatures<T>::backward,
+                                         conv, fma_loop,
                                          activation, coordinates, coordinates_backward};
 };
 

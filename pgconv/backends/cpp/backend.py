@@ -1,4 +1,4 @@
-"""The ``cpp`` backend: native kernel-net features on the CPU, vendor products and convolutions around them."""
+"""The ``cpp`` backend: native kernel-net features and planar convolutions on the CPU."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any
 
 from pgconv.backends import vendor_conv
 from pgconv.backends.base import raw_functions
-from pgconv.backends.cpp import features, library, point_conv
+from pgconv.backends.cpp import features, group_conv2d, library, point_conv
 from pgconv.spec import Facts
 
 _ORDERS = {
     "relative_features": ("direct",),
     "kernel_net": ("direct",),
-    "group_conv2d": ("materialize",),
+    "group_conv2d": ("aggregate", "direct", "mix", "materialize"),
     "point_conv": ("aggregate",),
 }
 _NATIVE_DTYPES = ("float32", "float64")
@@ -40,7 +40,7 @@ class CppBackend:
         if order not in self.orders(facts.op):
             return f"{facts.op} has no native kernel in the order {order!r}"
         if facts.op == "group_conv2d":
-            return None
+            return None if order == "materialize" else _why_not_fused(facts)
         if facts.op == "point_conv" and facts.size("lists"):
             return "point_conv has no native kernel for neighbour lists"
         if len(set(facts.dtypes)) > 1 or facts.dtypes[0] not in _NATIVE_DTYPES:
@@ -51,6 +51,18 @@ class CppBackend:
 
     def function(self, op: str) -> Callable[..., Any]:
         return _FUNCTIONS[op]
+
+
+def _why_not_fused(facts: Facts) -> str | None:
+    dtypes = set(facts.dtypes)
+    if len(dtypes) > 1 or not dtypes <= {*_NATIVE_DTYPES, "bfloat16"}:
+        return (
+            f"native convolutions need one dtype of {', '.join(_NATIVE_DTYPES)} or bfloat16, received "
+            f"{', '.join(facts.dtypes)}"
+        )
+    if min(facts.size("Ho"), facts.size("Wo")) < 1:
+        return "the kernel does not fit the padded image"
+    return None
 
 
 def _relative_features(order: str, v, u, params, spec):
@@ -70,11 +82,15 @@ def _kernel_net_backward(order: str, needs, grad, coords, params, net):
 
 
 def _group_conv2d(order: str, f, phi, weight, geometry):
-    return vendor_conv.forward(f, phi, weight, geometry)
+    if order == "materialize":
+        return vendor_conv.forward(f, phi, weight, geometry)
+    return group_conv2d.forward(order, f, phi, weight, geometry)
 
 
 def _group_conv2d_backward(order: str, needs, grad, f, phi, weight, geometry):
-    return vendor_conv.backward(grad, f, phi, weight, geometry, needs)
+    if order == "materialize":
+        return vendor_conv.backward(grad, f, phi, weight, geometry, needs)
+    return group_conv2d.backward(order, grad, f, phi, weight, geometry, needs)
 
 
 def _point_conv(order: str, f, v, u, params, weight, bias, index, rowptr, spec, depthwise):
