@@ -90,6 +90,38 @@ struct DirectPacks {
   const T *values, *adjoint;
 };
 
+// A cyclic domain for planes: its size, and cos and sin of 2 pi k / size.
+struct Spectrum {
+  int64_t size_y, size_x;
+  const double *cos_y, *sin_y, *cos_x, *sin_x;
+};
+
+// Where the pixels of one side lie in it: row y at first_y + y step_y, columns likewise.
+struct SpectrumSide {
+  int64_t height, width;
+  int64_t first_y, step_y, first_x, step_x;
+};
+
+// The spectral order's tables: transforms of both sides, of the taps, and the head in its two forms.
+//   window_into, pixel_into: planes to frequencies; window_back, pixel_back: back; see transform_impl.h
+//   taps [chunk][t][cos lanes | sin lanes]; taps_back: rows t, depth (chunk, cos lanes | sin lanes)
+//   head [block of o][c]: rows o, depth h
+template <class T>
+struct SpectralPacks {
+  const T *window_into, *window_back, *pixel_into, *pixel_back;
+  const T *taps, *taps_back;
+  const T* head;
+};
+
+template <class T>
+struct SpectralProblem {
+  ConvProblem<T> conv;
+  Spectrum spectrum;
+  SpectrumSide window, pixel;
+  const int64_t *tap_y, *tap_x;  // [taps], position of every tap in the domain
+  SpectralPacks<T> packs;
+};
+
 // Kernels of one level, described where they are defined: aggregate_impl.h, direct_impl.h.
 template <class T>
 struct AggregateKernels {
@@ -124,10 +156,36 @@ struct DirectKernels {
 };
 
 template <class T>
+struct SpectralKernels {
+  int64_t (*chunks)(const Spectrum&);
+  int64_t (*into_size)(const Spectrum&, const SpectrumSide&);
+  int64_t (*back_size)(const Spectrum&, const SpectrumSide&);
+  void (*pack_into)(const Spectrum&, const SpectrumSide&, bool weighted, T* to);
+  void (*pack_back)(const Spectrum&, const SpectrumSide&, bool weighted, T* to);
+  void (*pack_taps)(const SpectralProblem<T>&, T* taps, T* taps_back);
+  void (*pack_head)(const SpectralProblem<T>&, int64_t c, T* to);
+  int64_t (*image_size)(int64_t planes, int parts);
+  int64_t (*transform_workspace)(const Spectrum&, const SpectrumSide&);
+  void (*into)(const SpectralProblem<T>&, bool pixel_side, bool left, const void* planes, int64_t begin, int64_t end,
+               T* workspace, int64_t chunk, T* to);
+  void (*back)(const SpectralProblem<T>&, bool pixel_side, int parts, const T* from, int64_t chunk, int64_t begin,
+               int64_t end, T* workspace, void* planes, bool native);
+  int64_t (*forward_workspace)(const SpectralProblem<T>&, int64_t images);
+  void (*forward)(const SpectralProblem<T>&, int64_t images, int64_t chunk, int64_t u, const T* window, T* workspace,
+                  T* pixel);
+  int64_t (*backward_workspace)(const SpectralProblem<T>&, int64_t images);
+  void (*backward)(const SpectralProblem<T>&, ConvNeeds, int64_t images, int64_t chunk, T* window, const T* pixel,
+                   T* workspace, T* phi, double* head);
+  int64_t (*features_workspace)(const SpectralProblem<T>&);
+  void (*features_back)(const SpectralProblem<T>&, int64_t u, int64_t v, const T* phi, T* workspace, double* sums);
+};
+
+template <class T>
 struct ConvKernels {
   int64_t panel, width;  // lanes of a panel and of a vector
   AggregateKernels<T> aggregate;
   DirectKernels<T> direct;
+  SpectralKernels<T> spectral;
 };
 
 }  // namespace pgconv

@@ -167,5 +167,10 @@ template <class T>
 void direct_forward(const ConvSetup<T>& setup, void* out);
 template <class T>
 void direct_backward(const ConvSetup<T>& setup, ConvNeeds needs, T* grad_window, T* grad_phi, T* grad_weight);
+template <class T>
+void spectral_forward(const ConvCall& call, const ConvSetup<T>& setup, void* out);
+template <class T>
+void spectral_backward(const ConvCall& call, const ConvSetup<T>& setup, ConvNeeds needs, T* grad_window, T* grad_phi,
+                       T* grad_weight);
 
 }  // namespace pgconv

@@ -9,12 +9,16 @@
 namespace pgconv {
 namespace {
 
-enum class Order { kAggregate, kDirect, kMix };
+enum class Order { kAggregate, kDirect, kMix, kSpectral };
 
 Order parse_order(const char* op, const std::string& order, const ConvCall& call) {
   if (order == "aggregate") return Order::kAggregate;
   if (order == "direct") return Order::kDirect;
-  if (order != "mix") fail(op, ": order: expected aggregate, direct or mix, got '", order, "'");
+  if (order == "spectral") {
+    if (call.S != 1) fail(op, ": order: spectral needs features shared by the batch");
+    return Order::kSpectral;
+  }
+  if (order != "mix") fail(op, ": order: expected aggregate, direct, mix or spectral, got '", order, "'");
   if (call.stride[0] != 1 || call.stride[1] != 1) fail(op, ": order: mix needs stride 1");
   return Order::kMix;
 }
@@ -48,6 +52,8 @@ Tensor group_conv2d(const Tensor& f, const Tensor& phi, const Tensor& weight, co
       aggregate_forward(setup, out.mutable_data_ptr());
     else if (how == Order::kDirect)
       direct_forward(setup, out.mutable_data_ptr());
+    else if (how == Order::kSpectral)
+      spectral_forward(call, setup, out.mutable_data_ptr());
     else
       aggregate_backward<T>(setup, {true, false, false}, mutable_data_of<T>(out), nullptr, nullptr);
     return out;
@@ -89,8 +95,10 @@ std::tuple<Tensor, Tensor, Tensor> group_conv2d_backward(const Tensor& grad, con
       T* to_f = need_f ? mutable_data_of<T>(gf) : nullptr;
       if (how == Order::kAggregate)
         aggregate_backward(setup, needs, to_f, to_phi, to_weight);
-      else
+      else if (how == Order::kDirect)
         direct_backward(setup, needs, to_f, to_phi, to_weight);
+      else
+        spectral_backward(call, setup, needs, to_f, to_phi, to_weight);
     }
     return std::make_tuple(gf, gphi, gweight);
   });

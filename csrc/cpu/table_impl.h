@@ -5,6 +5,7 @@
 #include "direct_impl.h"
 #include "features_impl.h"
 #include "isa.h"
+#include "spectral_impl.h"
 
 namespace pgconv {
 namespace PGCONV_ISA {
@@ -106,7 +107,12 @@ struct Entries {
       {Direct<T>::values_size, Direct<T>::sums_size, Direct<T>::pack_features, Direct<T>::pack_head,
        Direct<T>::build_size, Direct<T>::build_values, Direct<T>::build_adjoint, Direct<T>::forward_workspace,
        Direct<T>::forward, Direct<T>::backward_workspace, Direct<T>::backward, Direct<T>::contract_workspace,
-       Direct<T>::contract}};
+       Direct<T>::contract},
+      {Transforms<T>::chunks, Transforms<T>::into_size, Transforms<T>::back_size, Transforms<T>::pack_into,
+       Transforms<T>::pack_back, Spectral<T>::pack_taps, Spectral<T>::pack_head, Transforms<T>::image_size,
+       Transforms<T>::workspace, Spectral<T>::into, Spectral<T>::back, Spectral<T>::forward_workspace,
+       Spectral<T>::forward, Spectral<T>::backward_workspace, Spectral<T>::backward, Spectral<T>::features_workspace,
+       Spectral<T>::features_back}};
 
   static constexpr Kernels<T> kernels = {packed_size, totals_size, workspace_size,
                                          Net<T>::pack, Net<T>::unpack_totals, Net<T>::forward, Net<T>::backward,
