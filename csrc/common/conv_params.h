@@ -102,15 +102,26 @@ struct SpectrumSide {
   int64_t first_y, step_y, first_x, step_x;
 };
 
-// The spectral order's tables: transforms of both sides, of the taps, and the head in its two forms.
+// Taps of a support that is symmetric about its centre, as pairs of opposite taps and the centre alone: K(t) exp(i w t) +
+// K(-t) exp(-i w t) = (K(t) + K(-t)) cos(w t) + i (K(t) - K(-t)) sin(w t), so a kernel's spectrum takes as many real
+// multiply-adds as there are taps. `first` and `second` are numbers of taps, equal for the centre, which comes last.
+struct TapPairs {
+  int64_t sums, differences;  // pairs with the centre, and without
+  const int64_t *first, *second;
+  const int64_t *y, *x;  // position of the first, from the centre
+};
+
+// The spectral order's tables.
 //   window_into, pixel_into: planes to frequencies; window_back, pixel_back: back; see transform_impl.h
-//   taps [chunk][t][cos lanes | sin lanes]; taps_back: rows t, depth (chunk, cos lanes | sin lanes)
-//   head [block of o][c]: rows o, depth h
+//   cosine [chunk][sum][lanes], sine [chunk][difference][lanes]; *_rows: [chunk][lane][sum or difference]
+//   direct: the direct order's small factors
+//   values [c]: folded kernel values, see Spectral::fold; null where every image has its own
 template <class T>
 struct SpectralPacks {
   const T *window_into, *window_back, *pixel_into, *pixel_back;
-  const T *taps, *taps_back;
-  const T* head;
+  const T *cosine, *sine, *cosine_rows, *sine_rows;
+  DirectPacks<T> direct;
+  const T* values;
 };
 
 template <class T>
@@ -118,7 +129,7 @@ struct SpectralProblem {
   ConvProblem<T> conv;
   Spectrum spectrum;
   SpectrumSide window, pixel;
-  const int64_t *tap_y, *tap_x;  // [taps], position of every tap in the domain
+  TapPairs pairs;
   SpectralPacks<T> packs;
 };
 
@@ -162,8 +173,9 @@ struct SpectralKernels {
   int64_t (*back_size)(const Spectrum&, const SpectrumSide&);
   void (*pack_into)(const Spectrum&, const SpectrumSide&, bool weighted, T* to);
   void (*pack_back)(const Spectrum&, const SpectrumSide&, bool weighted, T* to);
-  void (*pack_taps)(const SpectralProblem<T>&, T* taps, T* taps_back);
-  void (*pack_head)(const SpectralProblem<T>&, int64_t c, T* to);
+  void (*pack_pairs)(const SpectralProblem<T>&, T* cosine, T* sine, T* cosine_rows, T* sine_rows);
+  int64_t (*fold_size)(const ConvProblem<T>&);
+  void (*fold)(const SpectralProblem<T>&, int64_t s, int64_t c, T* scratch, T* to);
   int64_t (*image_size)(int64_t planes, int parts);
   int64_t (*transform_workspace)(const Spectrum&, const SpectrumSide&);
   void (*into)(const SpectralProblem<T>&, bool pixel_side, bool left, const void* planes, int64_t begin, int64_t end,
@@ -171,13 +183,11 @@ struct SpectralKernels {
   void (*back)(const SpectralProblem<T>&, bool pixel_side, int parts, const T* from, int64_t chunk, int64_t begin,
                int64_t end, T* workspace, void* planes, bool native);
   int64_t (*forward_workspace)(const SpectralProblem<T>&, int64_t images);
-  void (*forward)(const SpectralProblem<T>&, int64_t images, int64_t chunk, int64_t u, const T* window, T* workspace,
-                  T* pixel);
+  void (*forward)(const SpectralProblem<T>&, int64_t images, const T* values, int64_t chunk, int64_t u,
+                  const T* window, T* workspace, T* pixel);
   int64_t (*backward_workspace)(const SpectralProblem<T>&, int64_t images);
-  void (*backward)(const SpectralProblem<T>&, ConvNeeds, int64_t images, int64_t chunk, T* window, const T* pixel,
-                   T* workspace, T* phi, double* head);
-  int64_t (*features_workspace)(const SpectralProblem<T>&);
-  void (*features_back)(const SpectralProblem<T>&, int64_t u, int64_t v, const T* phi, T* workspace, double* sums);
+  void (*backward)(const SpectralProblem<T>&, ConvNeeds, int64_t s, int64_t images, const T* values, int64_t c_begin,
+                   int64_t c_end, T* window, const T* pixel, T* workspace, ConvSums sums);
 };
 
 template <class T>

@@ -1,5 +1,5 @@
 // Host side of the direct order: packs, kernel values, work split, sums. The arithmetic is in direct_impl.h.
-#include "conv_host.h"
+#include "direct_host.h"
 
 namespace pgconv {
 namespace {
@@ -8,46 +8,27 @@ namespace {
 // while the values of all channels stream by.
 constexpr int64_t kStripPanels = 8;
 
+// Factors, and with shared features the packed kernel values of all channels (forward) or those of the adjoint.
 template <class T>
 struct DirectOperands {
-  Workspace memory;
+  DirectFactors<T> factors;
+  Workspace values;
   DirectPacks<T> packs;
 
-  static int64_t lanes(int64_t n, int64_t width) { return (n + width - 1) / width * width; }
-
-  // `values`: the packed kernel values of all channels, `adjoint`: those of the adjoint; only with shared features.
-  DirectOperands(const ConvSetup<T>& setup, bool values, bool adjoint)
-      : memory(size(setup, values, adjoint) * sizeof(T)), packs{} {
+  DirectOperands(const ConvSetup<T>& setup, bool forward, bool adjoint)
+      : factors(setup),
+        values((setup.problem.S == 1 && (forward || adjoint) ? values_size(setup) * setup.problem.C : 0) * sizeof(T)),
+        packs(factors.packs()) {
     const ConvProblem<T>& p = setup.problem;
     const DirectKernels<T>& k = setup.kernels.direct;
-    int64_t K = p.Nv * p.grid.taps, width = setup.kernels.width;
-    T* phi_rows = memory.template as<T>();
-    T* phi_lanes = phi_rows + p.S * p.Nu * K * p.H;
-    T* head_rows = phi_lanes + p.S * p.Nu * lanes(K, width) * p.H;
-    T* head_lanes = head_rows + p.C * p.O * p.H;
-    T* built = head_lanes + p.C * lanes(p.O, width) * p.H;
-    parallel_each(p.S, [&](int64_t s) { k.pack_features(p, s, phi_rows, phi_lanes); });
-    parallel_each(p.C, [&](int64_t c) { k.pack_head(p, c, head_rows, head_lanes); });
-    packs = {phi_rows, phi_lanes, head_rows, head_lanes, nullptr, nullptr};
-    if (p.S > 1 || !(values || adjoint)) return;
-    T* built_adjoint = built + (values ? p.C * k.values_size(p) : 0);
-    torch::stable::parallel_for(0, p.C, 1, [&](int64_t begin, int64_t end) {
-      Workspace scratch(k.build_size(p) * sizeof(T));
-      for (int64_t c = begin; c < end; ++c) {
-        if (values) k.build_values(p, packs, 0, c, scratch.as<T>(), built + c * k.values_size(p));
-        if (adjoint) k.build_adjoint(p, packs, 0, c, scratch.as<T>(), built_adjoint + c * k.values_size(p));
-      }
+    if (p.S > 1 || !(forward || adjoint)) return;
+    T* built = values.template as<T>();
+    build_channels(setup, [&](int64_t c, T* scratch) {
+      (forward ? k.build_values : k.build_adjoint)(p, factors.packs(), 0, c, scratch, built + c * values_size(setup));
     });
-    packs.values = built;
-    packs.adjoint = built_adjoint;
+    (forward ? packs.values : packs.adjoint) = built;
   }
-
-  static int64_t size(const ConvSetup<T>& setup, bool values, bool adjoint) {
-    const ConvProblem<T>& p = setup.problem;
-    int64_t K = p.Nv * p.grid.taps, width = setup.kernels.width;
-    int64_t factors = p.H * (p.S * p.Nu * (K + lanes(K, width)) + p.C * (p.O + lanes(p.O, width)));
-    return factors + (p.S == 1 ? (values + adjoint) * p.C * setup.kernels.direct.values_size(p) : 0);
-  }
+  static int64_t values_size(const ConvSetup<T>& setup) { return setup.kernels.direct.values_size(setup.problem); }
 };
 
 }  // namespace

@@ -67,14 +67,19 @@ struct Direct {
     int64_t straight = depth(p) * (rows(p) + kSlack<T>), adjoint = rows(p) * (phi_lanes(p) + kSlack<T>);
     return straight > adjoint ? straight : adjoint;
   }
-  static void build_values(const ConvProblem<T>& p, const DirectPacks<T>& packs, int64_t s, int64_t c, T* scratch,
-                           T* to) {
-    int64_t K = depth(p), lanes = head_lanes(p), stride = rows(p) + kSlack<T>;
+  // Kernel values [(v, t)][(u, o)] of one channel, rows unpacked_row apart.
+  static int64_t unpacked_row(const ConvProblem<T>& p) { return rows(p) + kSlack<T>; }
+  static void unpacked_values(const ConvProblem<T>& p, const DirectPacks<T>& packs, int64_t s, int64_t c, T* to) {
+    int64_t K = depth(p), lanes = head_lanes(p);
     for (int64_t u = 0; u < p.Nu; ++u)
       multiply_packed<T>({1, p.H, packs.phi_rows + (s * p.Nu + u) * K * p.H, 0, 0, packs.head_lanes + c * p.H * lanes, 0,
-                          lanes, scratch + u * p.O, stride, false},
+                          lanes, to + u * p.O, unpacked_row(p), false},
                          K, int(lanes / kWidth<T>));
-    repack(scratch, stride, rows(p), K, to);
+  }
+  static void build_values(const ConvProblem<T>& p, const DirectPacks<T>& packs, int64_t s, int64_t c, T* scratch,
+                           T* to) {
+    unpacked_values(p, packs, s, c, scratch);
+    repack(scratch, unpacked_row(p), rows(p), depth(p), to);
   }
   static void build_adjoint(const ConvProblem<T>& p, const DirectPacks<T>& packs, int64_t s, int64_t c, T* scratch,
                             T* to) {
@@ -259,7 +264,7 @@ struct Direct {
   struct ContractMemory {
     T *straight, *transposed, *phi, *head;
     ContractMemory(Arena<T>& arena, const ConvProblem<T>& p) {
-      int64_t lanes = round_up<T>(rows(p)) + kSlack<T>;
+      int64_t lanes = straight_row(p);
       straight = arena.take((phi_lanes(p) + kWidth<T>) * lanes);
       transposed = arena.take(lanes * (phi_lanes(p) + kSlack<T>));
       phi = arena.take(p.Nu * p.H * phi_lanes(p));
@@ -272,17 +277,26 @@ struct Direct {
     return arena.used();
   }
 
+  // Distance of rows (v, t) in ContractMemory::straight; (u, o) in the lanes.
+  static int64_t straight_row(const ConvProblem<T>& p) { return round_up<T>(rows(p)) + kSlack<T>; }
+
   // From the kernel's gradient of one channel and set to the sums of features and head:
   // gphi[u, v, t, h] += sum_o W[o, c, h] gK, gW[o, c, h] += sum_{u, v, t} phi[u, v, t, h] gK.
-  static void contract(const ConvProblem<T>& p, int64_t s, int64_t c, ConvNeeds needs,
-                       const T* kernel_sums, T* workspace, ConvSums sums) {
+  static void contract(const ConvProblem<T>& p, int64_t s, int64_t c, ConvNeeds needs, const T* kernel_sums,
+                       T* workspace, ConvSums sums) {
     Arena<T> arena(workspace);
     ContractMemory m(arena, p);
-    int64_t K = depth(p), R = rows(p), stride = round_up<T>(R) + kSlack<T>, lanes = phi_lanes(p), o_lanes = head_lanes(p);
+    int64_t K = depth(p), stride = straight_row(p);
     for (int64_t n = 0; n < blocks(p); ++n)
       for (int64_t k = 0; k < K; ++k)
         __builtin_memcpy(m.straight + k * stride + n * kPanel<T>, kernel_sums + (n * K + k) * kPanel<T>,
                          sizeof(T) * kPanel<T>);
+    contract_straight(p, s, c, needs, m, sums);
+  }
+
+  static void contract_straight(const ConvProblem<T>& p, int64_t s, int64_t c, ConvNeeds needs, const ContractMemory& m,
+                                ConvSums sums) {
+    int64_t R = rows(p), stride = straight_row(p), lanes = phi_lanes(p), o_lanes = head_lanes(p);
     if (needs.weight) {
       for (int64_t u = 0; u < p.Nu; ++u)
         multiply_columns<T>({p.Nv, p.grid.taps, p.phi + s * p.phi_s + u * p.phi_u, p.phi_v, p.H, m.straight + u * p.O,

@@ -14,10 +14,7 @@ enum class Order { kAggregate, kDirect, kMix, kSpectral };
 Order parse_order(const char* op, const std::string& order, const ConvCall& call) {
   if (order == "aggregate") return Order::kAggregate;
   if (order == "direct") return Order::kDirect;
-  if (order == "spectral") {
-    if (call.S != 1) fail(op, ": order: spectral needs features shared by the batch");
-    return Order::kSpectral;
-  }
+  if (order == "spectral") return Order::kSpectral;
   if (order != "mix") fail(op, ": order: expected aggregate, direct, mix or spectral, got '", order, "'");
   if (call.stride[0] != 1 || call.stride[1] != 1) fail(op, ": order: mix needs stride 1");
   return Order::kMix;

@@ -2,7 +2,7 @@
 // arithmetic is in transform_impl.h and spectral_impl.h.
 #include <cmath>
 
-#include "conv_host.h"
+#include "direct_host.h"
 
 namespace pgconv {
 namespace {
@@ -15,9 +15,10 @@ constexpr int64_t kPlanesPerTask = 32;
 // o stride + t dilation. A period is long enough when no tap that misses the signal meets it one period away.
 template <class T>
 struct SpectralSetup {
+  DirectFactors<T> factors;
   SpectralProblem<T> problem;
   std::vector<double> circle[4];  // cos and sin along y, along x
-  std::vector<int64_t> tap_y, tap_x;
+  std::vector<int64_t> first, second, y, x;
   std::vector<T> tables;
 
   static int64_t period(const ConvCall& call, int axis) {
@@ -25,7 +26,7 @@ struct SpectralSetup {
     return std::max(size + pad, (out - 1) * call.stride[axis] + call.reach[axis] - pad + 1);
   }
 
-  SpectralSetup(const ConvCall& call, const ConvSetup<T>& setup, bool backward) : problem{} {
+  SpectralSetup(const ConvCall& call, const ConvSetup<T>& setup, bool backward) : factors(setup), problem{} {
     const SpectralKernels<T>& k = setup.kernels.spectral;
     problem.conv = setup.problem;
     int64_t size[2] = {period(call, 0), period(call, 1)};
@@ -36,25 +37,22 @@ struct SpectralSetup {
       }
     problem.spectrum = {size[0], size[1], circle[0].data(), circle[1].data(), circle[2].data(), circle[3].data()};
     problem.window = {call.H, call.W, call.padding[0], 1, call.padding[1], 1};
-    problem.pixel = {call.Ho, call.Wo, 0, call.stride[0], 0, call.stride[1]};
-    for (int64_t t = 0; t < call.T; ++t) {
-      tap_y.push_back(call.dilation[0] * call.taps[2 * t]);
-      tap_x.push_back(call.dilation[1] * call.taps[2 * t + 1]);
-    }
-    problem.tap_y = tap_y.data();
-    problem.tap_x = tap_x.data();
+    // Taps count from the centre of the window here, so pixels begin there.
+    problem.pixel = {call.Ho, call.Wo, call.reach[0] / 2, call.stride[0], call.reach[1] / 2, call.stride[1]};
+    pair_taps(call);
 
     const Spectrum& s = problem.spectrum;
-    int64_t twiddles = k.chunks(s) * call.T * 2 * setup.kernels.width, head = call.O * call.C * call.Hd;
+    int64_t lanes = k.chunks(s) * setup.kernels.width;
     int64_t sizes[] = {k.into_size(s, problem.window), k.back_size(s, problem.window), k.into_size(s, problem.pixel),
-                       k.back_size(s, problem.pixel), twiddles, twiddles, head};
-    int64_t total = 0;
+                       k.back_size(s, problem.pixel), problem.pairs.sums * lanes, problem.pairs.differences * lanes};
+    int64_t total = sizes[4] + sizes[5];
     for (int64_t n : sizes) total += n;
     tables.resize(total);
     T *window_into = tables.data(), *window_back = window_into + sizes[0], *pixel_into = window_back + sizes[1];
-    T *pixel_back = pixel_into + sizes[2], *taps = pixel_back + sizes[3], *taps_back = taps + sizes[4];
-    T* packed_head = taps_back + sizes[5];
-    problem.packs = {window_into, window_back, pixel_into, pixel_back, taps, taps_back, packed_head};
+    T *pixel_back = pixel_into + sizes[2], *cosine = pixel_back + sizes[3], *sine = cosine + sizes[4];
+    T *cosine_rows = sine + sizes[5], *sine_rows = cosine_rows + sizes[4];
+    problem.packs = {window_into, window_back, pixel_into, pixel_back, cosine, sine, cosine_rows, sine_rows,
+                     factors.packs(), nullptr};
     k.pack_into(s, problem.window, false, window_into);
     if (backward) {
       k.pack_back(s, problem.window, false, window_back);
@@ -62,8 +60,38 @@ struct SpectralSetup {
     } else {
       k.pack_back(s, problem.pixel, true, pixel_back);
     }
-    k.pack_taps(problem, taps, backward ? taps_back : nullptr);
-    parallel_each(call.C, [&](int64_t c) { k.pack_head(problem, c, packed_head); });
+    k.pack_pairs(problem, cosine, sine, cosine_rows, sine_rows);
+  }
+
+  void pair_taps(const ConvCall& call) {
+    int64_t centre = -1;
+    for (int64_t t = 0; t < call.T; ++t) {
+      int64_t opposite[2], found = -1;
+      for (int axis = 0; axis < 2; ++axis) opposite[axis] = call.reach[axis] / call.dilation[axis] - call.taps[2 * t + axis];
+      for (int64_t n = 0; n < call.T; ++n)
+        if (call.taps[2 * n] == opposite[0] && call.taps[2 * n + 1] == opposite[1]) found = n;
+      if (found < 0) fail(call.op, ": taps: order spectral needs a support that is symmetric about its centre");
+      if (found == t) centre = t;
+      if (found > t) add_pair(call, t, found);
+    }
+    problem.pairs.differences = int64_t(first.size());
+    if (centre >= 0) add_pair(call, centre, centre);
+    problem.pairs = {int64_t(first.size()), problem.pairs.differences, first.data(), second.data(), y.data(), x.data()};
+  }
+  void add_pair(const ConvCall& call, int64_t a, int64_t b) {
+    first.push_back(a);
+    second.push_back(b);
+    y.push_back(call.dilation[0] * call.taps[2 * a] - call.reach[0] / 2);
+    x.push_back(call.dilation[1] * call.taps[2 * a + 1] - call.reach[1] / 2);
+  }
+
+  // Folded kernel values of set s.
+  const T* build(const ConvSetup<T>& setup, int64_t s, Workspace& memory) const {
+    const SpectralKernels<T>& k = setup.kernels.spectral;
+    int64_t size = k.fold_size(problem.conv);
+    T* values = memory.as<T>();
+    build_channels(setup, [&](int64_t c, T* scratch) { k.fold(problem, s, c, scratch, values + c * size); });
+    return values;
   }
 };
 
@@ -102,12 +130,15 @@ void spectral_forward(const ConvCall& call, const ConvSetup<T>& setup, void* out
   const SpectralProblem<T>& q = spectral.problem;
   const ConvProblem<T>& p = q.conv;
   int64_t chunks = k.chunks(q.spectrum), image = k.image_size(p.C * p.Nv, 3), image_out = k.image_size(p.O * p.Nu, 2);
-  int64_t batch = batch_of<T>(p.B, chunks, image + image_out);
+  int64_t batch = p.S > 1 ? 1 : batch_of<T>(p.B, chunks, image + image_out);
   Workspace spectra(chunks * batch * (image + image_out) * sizeof(T));
+  Workspace value_memory(p.C * k.fold_size(p) * sizeof(T));
+  const T* values = nullptr;
   size_t bytes = storage_bytes(call);
   size_t in_bytes = bytes * size_t(p.C * p.Nv * call.H * call.W), out_bytes = bytes * size_t(p.O * p.Nu * call.Ho * call.Wo);
   for (int64_t first = 0; first < p.B; first += batch) {
     int64_t images = std::min(batch, p.B - first);
+    if (first == 0 || p.S > 1) values = spectral.build(setup, p.S > 1 ? first : 0, value_memory);
     T *window = spectra.as<T>(), *pixel = window + chunks * images * image;
     for_planes(k, q.spectrum, q.window, images, p.C * p.Nv, [&](int64_t b, int64_t begin, int64_t end, T* workspace) {
       k.into(q, false, false, static_cast<const char*>(p.window) + (first + b) * in_bytes, begin, end, workspace,
@@ -116,7 +147,7 @@ void spectral_forward(const ConvCall& call, const ConvSetup<T>& setup, void* out
     torch::stable::parallel_for(0, chunks * p.Nu, 1, [&](int64_t begin, int64_t end) {
       Workspace workspace(k.forward_workspace(q, images) * sizeof(T));
       for (int64_t i = begin; i < end; ++i)
-        k.forward(q, images, i / p.Nu, i % p.Nu, window, workspace.as<T>(), pixel);
+        k.forward(q, images, values, i / p.Nu, i % p.Nu, window, workspace.as<T>(), pixel);
     });
     for_planes(k, q.spectrum, q.pixel, images, p.O * p.Nu, [&](int64_t b, int64_t begin, int64_t end, T* workspace) {
       k.back(q, true, 2, pixel + b * image_out, images * image_out, begin, end, workspace,
@@ -134,25 +165,26 @@ void spectral_backward(const ConvCall& call, const ConvSetup<T>& setup, ConvNeed
   const ConvProblem<T>& p = q.conv;
   int64_t width = setup.kernels.width, chunks = k.chunks(q.spectrum);
   int64_t image = k.image_size(p.C * p.Nv, 3), image_out = k.image_size(p.O * p.Nu, 3);
-  int64_t batch = batch_of<T>(p.B, chunks, image + image_out);
-  int64_t K = p.Nv * p.grid.taps, phi_lanes = (K + width - 1) / width * width;
+  int64_t batch = p.S > 1 ? 1 : batch_of<T>(p.B, chunks, image + image_out);
+  int64_t K = p.Nv * p.grid.taps, phi_lanes = (K + width - 1) / width * width, phi_block = p.Nu * p.H * phi_lanes;
   int64_t head_lanes = (p.O + width - 1) / width * width, head_block = p.C * p.H * head_lanes;
-  int64_t phi_rows = p.Nu * p.Nv * p.H + width, parts = std::min(thread_count(), chunks);
+  // Parts own channels, so only the features have a sum for each.
+  int64_t parts = std::min(thread_count(), p.C);
 
-  Workspace spectra(chunks * (batch * (image + image_out) + (needs.phi ? phi_rows * 2 * width : 0)) * sizeof(T));
-  T* window = spectra.as<T>();
-  T* pixel = window + chunks * batch * image;
-  T* phi = pixel + chunks * batch * image_out;
-  int64_t phi_block = needs.phi ? p.Nu * p.H * phi_lanes : 0, heads = needs.weight ? parts * head_block : 0;
-  Workspace sums((phi_block + heads) * sizeof(double));
-  double *phi_sums = sums.as<double>(), *head_sums = phi_sums + phi_block;
-  std::fill(phi_sums, head_sums + heads, 0.0);
+  Workspace spectra(chunks * batch * (image + image_out) * sizeof(T));
+  T *window = spectra.as<T>(), *pixel = window + chunks * batch * image;
+  Workspace value_memory((needs.window ? p.C * k.fold_size(p) : 0) * sizeof(T));
+  const T* values = nullptr;
+  Workspace sums((parts * p.S * phi_block + head_block) * sizeof(double));
+  double *phi_sums = sums.as<double>(), *head_sums = phi_sums + parts * p.S * phi_block;
+  std::fill(phi_sums, head_sums + head_block, 0.0);
 
   size_t bytes = storage_bytes(call);
   int64_t plane = call.H * call.W;
   size_t in_bytes = bytes * size_t(p.C * p.Nv * plane), out_bytes = bytes * size_t(p.O * p.Nu * call.Ho * call.Wo);
   for (int64_t first = 0; first < p.B; first += batch) {
-    int64_t images = std::min(batch, p.B - first);
+    int64_t images = std::min(batch, p.B - first), s = p.S > 1 ? first : 0;
+    if (needs.window && (first == 0 || p.S > 1)) values = spectral.build(setup, s, value_memory);
     if (needs.kernel())
       for_planes(k, q.spectrum, q.window, images, p.C * p.Nv, [&](int64_t b, int64_t begin, int64_t end, T* workspace) {
         k.into(q, false, true, static_cast<const char*>(p.window) + (first + b) * in_bytes, begin, end, workspace,
@@ -163,25 +195,19 @@ void spectral_backward(const ConvCall& call, const ConvSetup<T>& setup, ConvNeed
              images * image_out, pixel + b * image_out);
     });
     parallel_each(parts, [&](int64_t part) {
-      Range own = part_of(chunks, parts, part);
+      Range own = part_of(p.C, parts, part);
       Workspace workspace(k.backward_workspace(q, images) * sizeof(T));
-      for (int64_t chunk = own.begin; chunk < own.end; ++chunk)
-        k.backward(q, needs, images, chunk, window, pixel, workspace.as<T>(), phi, head_sums + part * head_block);
+      k.backward(q, needs, s, images, values, own.begin, own.end, window, pixel, workspace.as<T>(),
+                 {phi_sums + (part * p.S + s) * phi_block, head_sums});
     });
     if (needs.window)
       for_planes(k, q.spectrum, q.window, images, p.C * p.Nv, [&](int64_t b, int64_t begin, int64_t end, T* workspace) {
         k.back(q, false, 3, window + b * image, images * image, begin, end, workspace,
                grad_window + (first + b) * p.C * p.Nv * plane, true);
       });
-    if (needs.phi)
-      torch::stable::parallel_for(0, p.Nu, 1, [&](int64_t begin, int64_t end) {
-        Workspace workspace(k.features_workspace(q) * sizeof(T));
-        for (int64_t u = begin; u < end; ++u)
-          for (int64_t v = 0; v < p.Nv; ++v) k.features_back(q, u, v, phi, workspace.as<T>(), phi_sums);
-      });
   }
-  if (needs.phi) finish_phi(p, phi_sums, 1, phi_lanes, grad_phi);
-  if (needs.weight) finish_head(p, head_sums, parts, head_lanes, grad_weight);
+  if (needs.phi) finish_phi(p, phi_sums, parts, phi_lanes, grad_phi);
+  if (needs.weight) finish_head(p, head_sums, 1, head_lanes, grad_weight);
 }
 
 template void spectral_forward<float>(const ConvCall&, const ConvSetup<float>&, void*);

@@ -109,10 +109,9 @@ struct Entries {
        Direct<T>::forward, Direct<T>::backward_workspace, Direct<T>::backward, Direct<T>::contract_workspace,
        Direct<T>::contract},
       {Transforms<T>::chunks, Transforms<T>::into_size, Transforms<T>::back_size, Transforms<T>::pack_into,
-       Transforms<T>::pack_back, Spectral<T>::pack_taps, Spectral<T>::pack_head, Transforms<T>::image_size,
-       Transforms<T>::workspace, Spectral<T>::into, Spectral<T>::back, Spectral<T>::forward_workspace,
-       Spectral<T>::forward, Spectral<T>::backward_workspace, Spectral<T>::backward, Spectral<T>::features_workspace,
-       Spectral<T>::features_back}};
+       Transforms<T>::pack_back, Spectral<T>::pack_pairs, Spectral<T>::fold_size, Spectral<T>::fold,
+       Transforms<T>::image_size, Transforms<T>::workspace, Spectral<T>::into, Spectral<T>::back,
+       Spectral<T>::forward_workspace, Spectral<T>::forward, Spectral<T>::backward_workspace, Spectral<T>::backward}};
 
   static constexpr Kernels<T> kernels = {packed_size, totals_size, workspace_size,
                                          Net<T>::pack, Net<T>::unpack_totals, Net<T>::forward, Net<T>::backward,
