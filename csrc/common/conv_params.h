@@ -96,10 +96,12 @@ struct Spectrum {
   const double *cos_y, *sin_y, *cos_x, *sin_x;
 };
 
-// Where the pixels of one side lie in it: row y at first_y + y step_y, columns likewise.
+// Where the pixels of one side lie in it: row y at first_y + y step_y, columns likewise. Spectra of an image are numbered
+// by entries: entry e belongs to plane e % inner * outer + e / inner.
 struct SpectrumSide {
   int64_t height, width;
   int64_t first_y, step_y, first_x, step_x;
+  int64_t inner, outer;
 };
 
 // Taps of a support that is symmetric about its centre, as pairs of opposite taps and the centre alone: K(t) exp(i w t) +
@@ -177,13 +179,14 @@ struct SpectralKernels {
   int64_t (*fold_size)(const ConvProblem<T>&);
   void (*fold)(const SpectralProblem<T>&, int64_t s, int64_t c, T* scratch, T* to);
   int64_t (*image_size)(int64_t planes, int parts);
+  int64_t (*row_blocks)(const ConvProblem<T>&);
   int64_t (*transform_workspace)(const Spectrum&, const SpectrumSide&);
   void (*into)(const SpectralProblem<T>&, bool pixel_side, bool left, const void* planes, int64_t begin, int64_t end,
                T* workspace, int64_t chunk, T* to);
-  void (*back)(const SpectralProblem<T>&, bool pixel_side, int parts, const T* from, int64_t chunk, int64_t begin,
+  void (*back)(const SpectralProblem<T>&, bool pixel_side, const T* from, int64_t chunk, int64_t begin,
                int64_t end, T* workspace, void* planes, bool native);
   int64_t (*forward_workspace)(const SpectralProblem<T>&, int64_t images);
-  void (*forward)(const SpectralProblem<T>&, int64_t images, const T* values, int64_t chunk, int64_t u,
+  void (*forward)(const SpectralProblem<T>&, int64_t images, const T* values, int64_t chunk, int64_t block,
                   const T* window, T* workspace, T* pixel);
   int64_t (*backward_workspace)(const SpectralProblem<T>&, int64_t images);
   void (*backward)(const SpectralProblem<T>&, ConvNeeds, int64_t s, int64_t images, const T* values, int64_t c_begin,

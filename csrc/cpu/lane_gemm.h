@@ -96,42 +96,36 @@ void multiply_lanes(const LaneProduct<T>& product, int64_t rows, int64_t columns
   }
 }
 
-// A complex entry is three vectors: the real part, a second one, and the sum of both parts. The second is the imaginary
-// part in a left factor and the difference (imaginary - real) in a right factor.
+// A complex array is three real ones: the real parts, the seconds, and the sums of both parts. The second is the imaginary
+// part in a left factor and the difference (imaginary - real) in a right factor. Distances between the three.
 enum LanePart { kReal, kSecond, kSum, kLaneParts };
+struct PartDistances {
+  int64_t a, b, c;
+};
 
-// p1, p2, p3 of every entry of C in three vectors. `conjugate` takes the complex conjugate of B.
+// p1, p2, p3 of every entry of C, in its three arrays. `conjugate` takes the complex conjugate of B.
 template <class T>
-void multiply_complex_lanes(const LaneProduct<T>& product, int64_t rows, int64_t columns, bool conjugate) {
-  constexpr int W = kWidth<T>;
+void multiply_complex_lanes(const LaneProduct<T>& product, PartDistances distance, int64_t rows, int64_t columns,
+                            bool conjugate) {
   const int left[3] = {kSum, kReal, kSecond};
   const int right[3] = {kReal, conjugate ? kSum : kSecond, conjugate ? kSecond : kSum};
   LaneProduct<T> p = product;
   for (int part = 0; part < 3; ++part) {
-    p.a = product.a + left[part] * W;
-    p.b = product.b + right[part] * W;
-    p.c = product.c + part * W;
+    p.a = product.a + left[part] * distance.a;
+    p.b = product.b + right[part] * distance.b;
+    p.c = product.c + part * distance.c;
     multiply_lanes(p, rows, columns);
   }
 }
 
 // Real and imaginary part from p1, p2, p3 of a product with B or with its conjugate.
 template <class T>
-PGCONV_INLINE void complex_of(const T* products, bool conjugate, Native<T>& real, Native<T>& imaginary) {
+PGCONV_INLINE void complex_of(const T* products, int64_t distance, bool conjugate, Native<T>& real,
+                              Native<T>& imaginary) {
   using V = Native<T>;
-  constexpr int W = kWidth<T>;
-  V p1 = load<V>(products), p2 = load<V>(products + W), p3 = load<V>(products + 2 * W);
+  V p1 = load<V>(products), p2 = load<V>(products + distance), p3 = load<V>(products + 2 * distance);
   real = conjugate ? p1 + p3 : p1 - p3;
   imaginary = conjugate ? p1 - p2 : p1 + p2;
-}
-
-template <class T>
-PGCONV_INLINE void store_factor(T* entry, bool left, Native<T> real, Native<T> imaginary) {
-  using V = Native<T>;
-  constexpr int W = kWidth<T>;
-  store<V>(entry, real);
-  store<V>(entry + kSecond * W, left ? imaginary : imaginary - real);
-  store<V>(entry + kSum * W, real + imaginary);
 }
 
 }  // namespace PGCONV_ISA

@@ -36,9 +36,10 @@ struct SpectralSetup {
         circle[i].push_back(i % 2 ? std::sin(angle) : std::cos(angle));
       }
     problem.spectrum = {size[0], size[1], circle[0].data(), circle[1].data(), circle[2].data(), circle[3].data()};
-    problem.window = {call.H, call.W, call.padding[0], 1, call.padding[1], 1};
+    problem.window = {call.H, call.W, call.padding[0], 1, call.padding[1], 1, 1, 1};
     // Taps count from the centre of the window here, so pixels begin there.
-    problem.pixel = {call.Ho, call.Wo, call.reach[0] / 2, call.stride[0], call.reach[1] / 2, call.stride[1]};
+    problem.pixel = {call.Ho, call.Wo, call.reach[0] / 2, call.stride[0], call.reach[1] / 2, call.stride[1],
+                     call.O, call.Nu};
     pair_taps(call);
 
     const Spectrum& s = problem.spectrum;
@@ -130,6 +131,7 @@ void spectral_forward(const ConvCall& call, const ConvSetup<T>& setup, void* out
   const SpectralProblem<T>& q = spectral.problem;
   const ConvProblem<T>& p = q.conv;
   int64_t chunks = k.chunks(q.spectrum), image = k.image_size(p.C * p.Nv, 3), image_out = k.image_size(p.O * p.Nu, 2);
+  int64_t blocks = k.row_blocks(p);
   int64_t batch = p.S > 1 ? 1 : batch_of<T>(p.B, chunks, image + image_out);
   Workspace spectra(chunks * batch * (image + image_out) * sizeof(T));
   Workspace value_memory(p.C * k.fold_size(p) * sizeof(T));
@@ -144,13 +146,13 @@ void spectral_forward(const ConvCall& call, const ConvSetup<T>& setup, void* out
       k.into(q, false, false, static_cast<const char*>(p.window) + (first + b) * in_bytes, begin, end, workspace,
              images * image, window + b * image);
     });
-    torch::stable::parallel_for(0, chunks * p.Nu, 1, [&](int64_t begin, int64_t end) {
+    torch::stable::parallel_for(0, chunks * blocks, 1, [&](int64_t begin, int64_t end) {
       Workspace workspace(k.forward_workspace(q, images) * sizeof(T));
       for (int64_t i = begin; i < end; ++i)
-        k.forward(q, images, values, i / p.Nu, i % p.Nu, window, workspace.as<T>(), pixel);
+        k.forward(q, images, values, i / blocks, i % blocks, window, workspace.as<T>(), pixel);
     });
     for_planes(k, q.spectrum, q.pixel, images, p.O * p.Nu, [&](int64_t b, int64_t begin, int64_t end, T* workspace) {
-      k.back(q, true, 2, pixel + b * image_out, images * image_out, begin, end, workspace,
+      k.back(q, true, pixel + b * image_out, images * image_out, begin, end, workspace,
              static_cast<char*>(out) + (first + b) * out_bytes, false);
     });
   }
@@ -202,7 +204,7 @@ void spectral_backward(const ConvCall& call, const ConvSetup<T>& setup, ConvNeed
     });
     if (needs.window)
       for_planes(k, q.spectrum, q.window, images, p.C * p.Nv, [&](int64_t b, int64_t begin, int64_t end, T* workspace) {
-        k.back(q, false, 3, window + b * image, images * image, begin, end, workspace,
+        k.back(q, false, window + b * image, images * image, begin, end, workspace,
                grad_window + (first + b) * p.C * p.Nv * plane, true);
       });
   }

@@ -21,18 +21,21 @@ struct Spectral {
   using Dft = Transforms<T>;
   using Values = Direct<T>;
   static constexpr int W = kWidth<T>;
-  static constexpr int64_t kEntry = int64_t(kLaneParts) * W;
 
-  // Rows o of the kernel's spectrum built together, and channels: 64 x (2 x 8) entries of 192 bytes are 196 KB.
-  static constexpr int64_t kRows = 64;
-  static int64_t row_blocks(const ConvProblem<T>& p) { return (p.O + kRows - 1) / kRows; }
-  static int64_t rows_in(const ConvProblem<T>& p, int64_t block) {
-    int64_t rest = p.O - block * kRows;
-    return rest < kRows ? rest : kRows;
+  // Rows (u, o) of the kernel's spectrum built together, and columns (c, v): 64 x 16 entries of 3 vectors are 196 KB, so the
+  // spectra of all images, which no cache but the last holds, are read once for 64 rows.
+  static constexpr int64_t kRows = 64, kColumns = 16;
+  static int64_t row_blocks(const ConvProblem<T>& p) { return (Values::rows(p) + kRows - 1) / kRows; }
+  static int64_t most_rows(const ConvProblem<T>& p) { return Values::rows(p) < kRows ? Values::rows(p) : kRows; }
+  struct Rows {
+    int64_t first, count;
+  };
+  static Rows rows_of(const ConvProblem<T>& p, int64_t block) {
+    RowBlocks blocks(Values::rows(p), kRows);
+    return {blocks.start(int(block)), blocks.height(int(block))};
   }
-  static int64_t most_rows(const ConvProblem<T>& p) { return p.O < kRows ? p.O : kRows; }
   static int64_t group_channels(const ConvProblem<T>& p) {
-    int64_t channels = (16 + p.Nv - 1) / p.Nv;
+    int64_t channels = (kColumns + p.Nv - 1) / p.Nv;
     return channels < p.C ? channels : p.C;
   }
 
@@ -58,8 +61,8 @@ struct Spectral {
       }
   }
 
-  // Kernel values of one channel for the spectrum: [u][block of o][v], each the sums of opposite taps (rows o, depth sums) and
-  // their differences behind them.
+  // Kernel values of one channel for the spectrum: [block of (u, o)][v], each the sums of opposite taps (rows (u, o), depth
+  // sums) and their differences behind them.
   static int64_t fold_size(const ConvProblem<T>& p) { return Values::values_size(p); }
   static void fold(const SpectralProblem<T>& q, int64_t s, int64_t c, T* scratch, T* to) {
     const ConvProblem<T>& p = q.conv;
@@ -76,13 +79,13 @@ struct Spectral {
           a[r] = sum;
         }
       }
-    for (int64_t u = 0; u < p.Nu; ++u)
-      for (int64_t n = 0; n < row_blocks(p); ++n)
-        for (int64_t v = 0; v < p.Nv; ++v) {
-          const T* taps = scratch + v * p.grid.taps * stride + u * p.O + n * kRows;
-          to = repack(taps, stride, rows_in(p, n), pairs.sums, pairs.first, to);
-          to = repack(taps, stride, rows_in(p, n), pairs.differences, pairs.second, to);
-        }
+    for (int64_t n = 0; n < row_blocks(p); ++n)
+      for (int64_t v = 0; v < p.Nv; ++v) {
+        Rows rows = rows_of(p, n);
+        const T* taps = scratch + v * p.grid.taps * stride + rows.first;
+        to = repack(taps, stride, rows.count, pairs.sums, pairs.first, to);
+        to = repack(taps, stride, rows.count, pairs.differences, pairs.second, to);
+      }
   }
   // Values::repack with the depth in any order of the rows of `from`; returns the end.
   static T* repack(const T* from, int64_t row_stride, int64_t count, int64_t depth, const int64_t* order, T* to) {
@@ -99,54 +102,55 @@ struct Spectral {
     return to + count * depth;
   }
 
+  static int64_t entries(const ConvProblem<T>& p, bool pixel_side) {
+    return pixel_side ? Values::rows(p) : p.C * p.Nv;
+  }
   static void into(const SpectralProblem<T>& q, bool pixel_side, bool left, const void* planes, int64_t begin,
                    int64_t end, T* workspace, int64_t chunk, T* to) {
     with_storage<T>(q.conv.storage, [&](auto storage) {
       using Store = decltype(storage);
       Dft::template into<Store>(q.spectrum, pixel_side ? q.pixel : q.window,
                                 pixel_side ? q.packs.pixel_into : q.packs.window_into, left,
-                                static_cast<const typename Store::Type*>(planes), begin, end, workspace, chunk, to);
+                                static_cast<const typename Store::Type*>(planes), begin, end,
+                                entries(q.conv, pixel_side), workspace, chunk, to);
     });
   }
-  static void back(const SpectralProblem<T>& q, bool pixel_side, int parts, const T* from, int64_t chunk,
-                   int64_t begin, int64_t end, T* workspace, void* planes, bool native) {
+  static void back(const SpectralProblem<T>& q, bool pixel_side, const T* from, int64_t chunk, int64_t begin,
+                   int64_t end, T* workspace, void* planes, bool native) {
     with_storage<T>(native ? kNative : q.conv.storage, [&](auto storage) {
       using Store = decltype(storage);
       Dft::template back<Store>(q.spectrum, pixel_side ? q.pixel : q.window,
-                                pixel_side ? q.packs.pixel_back : q.packs.window_back, parts, from, chunk, begin, end,
-                                workspace, static_cast<typename Store::Type*>(planes));
+                                pixel_side ? q.packs.pixel_back : q.packs.window_back, from, chunk, begin, end,
+                                entries(q.conv, pixel_side), workspace, static_cast<typename Store::Type*>(planes));
     });
   }
 
-  // K^ [o][(c, v)] as left factors for `channels` channels from `first` and one u and block of rows.
-  static void kernel(const SpectralProblem<T>& q, const T* values, int64_t chunk, int64_t u, int64_t block,
-                     int64_t first, int64_t channels, T* to) {
+  // K^ [part][(u, o)][(c, v)] as left factors for `channels` channels from `first` and one block of rows.
+  static void kernel(const SpectralProblem<T>& q, const T* values, int64_t chunk, Rows rows, int64_t first,
+                     int64_t channels, T* to) {
     const ConvProblem<T>& p = q.conv;
     const TapPairs& pairs = q.pairs;
-    int64_t rows = rows_in(p, block), columns = channels * p.Nv, K = Values::depth(p);
+    int64_t columns = channels * p.Nv, K = Values::depth(p), part = rows.count * columns * W;
     const T* cosine = q.packs.cosine + chunk * pairs.sums * W;
     const T* sine = q.packs.sine + chunk * pairs.differences * W;
     for (int64_t c = 0; c < channels; ++c) {
-      const T* from = values + (first + c) * fold_size(p) + (u * p.O + block * kRows) * K;
-      for (int64_t v = 0; v < p.Nv; ++v, from += rows * p.grid.taps) {
-        T* entry = to + (c * p.Nv + v) * kEntry;
-        multiply_packed<T>({1, pairs.sums, from, 0, 0, cosine, 0, W, entry, columns * kEntry, false}, rows, 1);
-        multiply_packed<T>({1, pairs.differences, from + rows * pairs.sums, 0, 0, sine, 0, W, entry + W,
-                            columns * kEntry, false},
-                           rows, 1);
+      const T* from = values + (first + c) * fold_size(p) + rows.first * K;
+      for (int64_t v = 0; v < p.Nv; ++v, from += rows.count * p.grid.taps) {
+        T* entry = to + (c * p.Nv + v) * W;
+        multiply_packed<T>({1, pairs.sums, from, 0, 0, cosine, 0, W, entry, columns * W, false}, rows.count, 1);
+        multiply_packed<T>({1, pairs.differences, from + rows.count * pairs.sums, 0, 0, sine, 0, W, entry + part,
+                            columns * W, false},
+                           rows.count, 1);
       }
     }
-    for (int64_t i = 0; i < rows * columns; ++i) {
-      T* entry = to + i * kEntry;
-      store<V>(entry + kSum * W, load<V>(entry) + load<V>(entry + W));
-    }
+    for (int64_t i = 0; i < part; i += W) store<V>(to + 2 * part + i, load<V>(to + i) + load<V>(to + part + i));
   }
 
   struct ForwardMemory {
     T *kernel, *y;
     ForwardMemory(Arena<T>& arena, const ConvProblem<T>& p, int64_t images) {
-      kernel = arena.take(most_rows(p) * group_channels(p) * p.Nv * kEntry);
-      y = arena.take(most_rows(p) * images * kEntry);
+      kernel = arena.take(kLaneParts * most_rows(p) * group_channels(p) * p.Nv * W);
+      y = arena.take(kLaneParts * most_rows(p) * images * W);
     }
   };
   static int64_t forward_workspace(const SpectralProblem<T>& q, int64_t images) {
@@ -155,45 +159,45 @@ struct Spectral {
     return arena.used();
   }
 
-  // One chunk and one u: window spectra [image][(c, v)] (right factors) to pixel spectra [image][(o, u)][2].
-  static void forward(const SpectralProblem<T>& q, int64_t images, const T* values, int64_t chunk, int64_t u,
+  // One chunk and one block of rows: window spectra [image][part][(c, v)] (right factors) to pixel spectra
+  // [image][part][(u, o)].
+  static void forward(const SpectralProblem<T>& q, int64_t images, const T* values, int64_t chunk, int64_t block,
                       const T* window, T* workspace, T* pixel) {
     const ConvProblem<T>& p = q.conv;
     Arena<T> arena(workspace);
     ForwardMemory m(arena, p, images);
-    int64_t image = Dft::image_size(p.C * p.Nv, kLaneParts), out = Dft::image_size(p.O * p.Nu, 2);
+    int64_t planes = p.C * p.Nv, image = Dft::image_size(planes, kLaneParts), out = Dft::image_size(Values::rows(p), 2);
     int64_t group = group_channels(p);
+    Rows rows = rows_of(p, block);
+    int64_t part = rows.count * images * W;
     window += chunk * images * image;
-    pixel += chunk * images * out;
-    for (int64_t n = 0; n < row_blocks(p); ++n) {
-      int64_t rows = rows_in(p, n);
-      for (int64_t first = 0; first < p.C; first += group) {
-        int64_t channels = p.C - first < group ? p.C - first : group, columns = channels * p.Nv;
-        kernel(q, values, chunk, u, n, first, channels, m.kernel);
-        multiply_complex_lanes<T>({1, columns, m.kernel, columns * kEntry, 0, kEntry, window + first * p.Nv * kEntry,
-                                   image, 0, kEntry, m.y, images * kEntry, kEntry, first > 0},
-                                  rows, images, false);
-      }
-      for (int64_t o = 0; o < rows; ++o)
-        for (int64_t b = 0; b < images; ++b) {
-          V real, imaginary;
-          complex_of(m.y + (o * images + b) * kEntry, false, real, imaginary);
-          T* to = pixel + b * out + ((n * kRows + o) * p.Nu + u) * 2 * W;
-          store<V>(to, real);
-          store<V>(to + W, imaginary);
-        }
+    pixel += chunk * images * out + rows.first * W;
+    for (int64_t first = 0; first < p.C; first += group) {
+      int64_t channels = p.C - first < group ? p.C - first : group, columns = channels * p.Nv;
+      kernel(q, values, chunk, rows, first, channels, m.kernel);
+      multiply_complex_lanes<T>({1, columns, m.kernel, columns * W, 0, W, window + first * p.Nv * W, image, 0, W, m.y,
+                                 images * W, W, first > 0},
+                                {rows.count * columns * W, planes * W, part}, rows.count, images, false);
     }
+    for (int64_t r = 0; r < rows.count; ++r)
+      for (int64_t b = 0; b < images; ++b) {
+        V real, imaginary;
+        complex_of(m.y + (r * images + b) * W, part, false, real, imaginary);
+        T* to = pixel + b * out + r * W;
+        store<V>(to, real);
+        store<V>(to + Values::rows(p) * W, imaginary);
+      }
   }
 
   struct BackwardMemory {
     T *kernel, *products, *parts, *transposed, *grad_window, *folded;
     typename Values::ContractMemory contract;
     BackwardMemory(Arena<T>& arena, const ConvProblem<T>& p, int64_t images)
-        : kernel(arena.take(most_rows(p) * group_channels(p) * p.Nv * kEntry)),
-          products(arena.take(group_channels(p) * p.Nv * most_rows(p) * kEntry)),
+        : kernel(arena.take(kLaneParts * most_rows(p) * group_channels(p) * p.Nv * W)),
+          products(arena.take(kLaneParts * group_channels(p) * p.Nv * most_rows(p) * W)),
           parts(arena.take(2 * round_up<T>(most_rows(p)) * W)),
           transposed(arena.take(2 * round_up<T>(most_rows(p)) * W)),
-          grad_window(arena.take(group_channels(p) * p.Nv * images * kEntry)),
+          grad_window(arena.take(kLaneParts * group_channels(p) * p.Nv * images * W)),
           folded(arena.take(group_channels(p) * Values::depth(p) * Values::straight_row(p))),
           contract(arena, p) {}
   };
@@ -203,45 +207,45 @@ struct Spectral {
     return arena.used();
   }
 
-  // Channels [c_begin, c_end) in all chunks, from pixel spectra [image][(o, u)] (right factors, weighted) and window spectra
-  // (left factors): the window's gradient takes the place of its spectra; the sums of features and head are added to.
+  // Channels [c_begin, c_end) in all chunks, from pixel spectra [image][part][(u, o)] (right factors, weighted) and window
+  // spectra (left factors): the window's gradient takes the place of its spectra; the sums of features and head are added to.
   static void backward(const SpectralProblem<T>& q, ConvNeeds needs, int64_t s, int64_t images, const T* values,
                        int64_t c_begin, int64_t c_end, T* window, const T* pixel, T* workspace, ConvSums sums) {
     const ConvProblem<T>& p = q.conv;
     Arena<T> arena(workspace);
     BackwardMemory m(arena, p, images);
-    int64_t image = Dft::image_size(p.C * p.Nv, kLaneParts), out = Dft::image_size(p.O * p.Nu, kLaneParts);
+    int64_t in_part = p.C * p.Nv * W, out_part = Values::rows(p) * W;
+    int64_t image = Dft::image_size(p.C * p.Nv, kLaneParts), out = Dft::image_size(Values::rows(p), kLaneParts);
     int64_t group = group_channels(p), folded = Values::depth(p) * Values::straight_row(p);
     for (int64_t first = c_begin; first < c_end; first += group) {
       int64_t channels = c_end - first < group ? c_end - first : group, columns = channels * p.Nv;
       if (needs.kernel()) __builtin_memset(m.folded, 0, sizeof(T) * channels * folded);
       for (int64_t chunk = 0; chunk < Dft::chunks(q.spectrum); ++chunk) {
-        T* planes = window + chunk * images * image + first * p.Nv * kEntry;
-        for (int64_t n = 0; n < row_blocks(p); ++n)
-          for (int64_t u = 0; u < p.Nu; ++u) {
-            int64_t rows = rows_in(p, n);
-            const T* grad = pixel + chunk * images * out + (n * kRows * p.Nu + u) * kEntry;
-            if (needs.window) {
-              kernel(q, values, chunk, u, n, first, channels, m.kernel);
-              multiply_complex_lanes<T>({1, rows, m.kernel, kEntry, 0, columns * kEntry, grad, out, 0, p.Nu * kEntry,
-                                         m.grad_window, images * kEntry, kEntry, u + n > 0},
-                                        columns, images, true);
-            }
-            if (needs.kernel()) {
-              multiply_complex_lanes<T>({1, images, planes, kEntry, 0, image, grad, p.Nu * kEntry, 0, out, m.products,
-                                         rows * kEntry, kEntry, false},
-                                        columns, rows, true);
-              fold_gradient(q, chunk, u, n, columns, m);
-            }
+        T* planes = window + chunk * images * image + first * p.Nv * W;
+        for (int64_t n = 0; n < row_blocks(p); ++n) {
+          Rows rows = rows_of(p, n);
+          const T* grad = pixel + chunk * images * out + rows.first * W;
+          if (needs.window) {
+            kernel(q, values, chunk, rows, first, channels, m.kernel);
+            multiply_complex_lanes<T>({1, rows.count, m.kernel, W, 0, columns * W, grad, out, 0, W, m.grad_window,
+                                       images * W, W, n > 0},
+                                      {rows.count * columns * W, out_part, columns * images * W}, columns, images, true);
           }
+          if (needs.kernel()) {
+            multiply_complex_lanes<T>({1, images, planes, W, 0, image, grad, W, 0, out, m.products, rows.count * W, W,
+                                       false},
+                                      {in_part, out_part, columns * rows.count * W}, columns, rows.count, true);
+            fold_gradient(q, chunk, rows, columns, m);
+          }
+        }
         if (needs.window)
           for (int64_t k = 0; k < columns; ++k)
             for (int64_t b = 0; b < images; ++b) {
               V real, imaginary;
-              complex_of(m.grad_window + (k * images + b) * kEntry, true, real, imaginary);
-              T* to = planes + b * image + k * kEntry;
+              complex_of(m.grad_window + (k * images + b) * W, columns * images * W, true, real, imaginary);
+              T* to = planes + b * image + k * W;
               store<V>(to, real);
-              store<V>(to + W, -imaginary);
+              store<V>(to + in_part, -imaginary);
             }
       }
       for (int64_t c = 0; needs.kernel() && c < channels; ++c) {
@@ -252,29 +256,29 @@ struct Spectral {
   }
 
   // Adds what one chunk gives to the gradient of the folded values, [(c, v)][sums | differences][(u, o)]; `products` are the
-  // complex conjugates of the gradient of K^, [(c, v)][o].
-  static void fold_gradient(const SpectralProblem<T>& q, int64_t chunk, int64_t u, int64_t block, int64_t columns,
+  // complex conjugates of the gradient of K^, [(c, v)][(u, o)].
+  static void fold_gradient(const SpectralProblem<T>& q, int64_t chunk, Rows rows, int64_t columns,
                             const BackwardMemory& m) {
     const ConvProblem<T>& p = q.conv;
     const TapPairs& pairs = q.pairs;
-    int64_t rows = rows_in(p, block), lanes = round_up<T>(rows), stride = Values::straight_row(p);
+    int64_t lanes = round_up<T>(rows.count), stride = Values::straight_row(p);
     T *real_parts = m.parts, *imaginary_parts = m.parts + round_up<T>(most_rows(p)) * W;
     T* const imaginary_rows = m.transposed + lanes * W;
     for (int64_t k = 0; k < columns; ++k) {
-      for (int64_t o = 0; o < rows; ++o) {
+      for (int64_t r = 0; r < rows.count; ++r) {
         V real, imaginary;
-        complex_of(m.products + (k * rows + o) * kEntry, true, real, imaginary);
-        store<V>(real_parts + o * W, real);
-        store<V>(imaginary_parts + o * W, -imaginary);
+        complex_of(m.products + (k * rows.count + r) * W, columns * rows.count * W, true, real, imaginary);
+        store<V>(real_parts + r * W, real);
+        store<V>(imaginary_parts + r * W, -imaginary);
       }
-      // Lanes past the last row are added to sums of the next u.
-      for (int64_t o = rows; o < lanes; ++o) {
-        store<V>(real_parts + o * W, V{});
-        store<V>(imaginary_parts + o * W, V{});
+      // Lanes past the last row are added to sums of the next block.
+      for (int64_t r = rows.count; r < lanes; ++r) {
+        store<V>(real_parts + r * W, V{});
+        store<V>(imaginary_parts + r * W, V{});
       }
       transpose(real_parts, W, m.transposed, lanes, lanes, W);
       transpose(imaginary_parts, W, imaginary_rows, lanes, lanes, W);
-      T* to = m.folded + k * p.grid.taps * stride + u * p.O + block * kRows;
+      T* to = m.folded + k * p.grid.taps * stride + rows.first;
       multiply_columns<T>({1, W, q.packs.cosine_rows + chunk * W * pairs.sums, 0, pairs.sums, m.transposed, 0, lanes, to,
                            stride, true},
                           pairs.sums, int(lanes / W));

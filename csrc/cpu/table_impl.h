@@ -110,7 +110,7 @@ struct Entries {
        Direct<T>::contract},
       {Transforms<T>::chunks, Transforms<T>::into_size, Transforms<T>::back_size, Transforms<T>::pack_into,
        Transforms<T>::pack_back, Spectral<T>::pack_pairs, Spectral<T>::fold_size, Spectral<T>::fold,
-       Transforms<T>::image_size, Transforms<T>::workspace, Spectral<T>::into, Spectral<T>::back,
+       Transforms<T>::image_size, Spectral<T>::row_blocks, Transforms<T>::workspace, Spectral<T>::into, Spectral<T>::back,
        Spectral<T>::forward_workspace, Spectral<T>::forward, Spectral<T>::backward_workspace, Spectral<T>::backward}};
 
   static constexpr Kernels<T> kernels = {packed_size, totals_size, workspace_size,

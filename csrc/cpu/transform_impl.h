@@ -19,8 +19,12 @@ struct Transforms {
   static int64_t half_lanes(const Spectrum& s) { return round_up<T>(half(s)); }
   static int64_t frequencies(const Spectrum& s) { return s.size_x * half(s); }
   static int64_t chunks(const Spectrum& s) { return (frequencies(s) + kWidth<T> - 1) / kWidth<T>; }
-  // Numbers of one image in one chunk. A vector more than a multiple of 4 KB: images would share cache sets.
+  // Numbers of one image in one chunk: an array of vectors for each part. A vector more than a multiple of 4 KB: images
+  // would share cache sets.
   static int64_t image_size(int64_t planes, int parts) { return (planes * parts + 1) * kWidth<T>; }
+  static int64_t plane_of(const SpectrumSide& side, int64_t entry) {
+    return entry % side.inner * side.outer + entry / side.inner;
+  }
   // One part of one plane in local memory; rows of half_lanes are read and written over its end.
   static int64_t local_size(const Spectrum& s) { return chunks(s) * kWidth<T> + half_lanes(s) + kWidth<T>; }
 
@@ -88,11 +92,11 @@ struct Transforms {
     return arena.used();
   }
 
-  // Planes [begin, end) of one image to its entries `begin` and up in every chunk, as left or right factors.
+  // Entries [begin, end) of one image of `entries` in every chunk from its planes, as left or right factors.
   template <class From>
   static void into(const Spectrum& s, const SpectrumSide& side, const T* table, bool left,
-                   const typename From::Type* planes, int64_t begin, int64_t end, T* workspace, int64_t chunk_size,
-                   T* to) {
+                   const typename From::Type* planes, int64_t begin, int64_t end, int64_t entries, T* workspace,
+                   int64_t chunk_size, T* to) {
     using V = Native<T>;
     constexpr int W = kWidth<T>;
     Arena<T> arena(workspace);
@@ -102,7 +106,7 @@ struct Transforms {
     for (int64_t i = begin; i < end; i += kGroup) {
       int64_t count = end - i < kGroup ? end - i : kGroup;
       for (int64_t g = 0; g < count; ++g) {
-        const typename From::Type* plane = planes + (i + g) * side.height * side.width;
+        const typename From::Type* plane = planes + plane_of(side, i + g) * side.height * side.width;
         for (int64_t y = 0; y < side.height; ++y) {
           T* row = m.plane + y * columns;
           for (int64_t x = 0; x < side.width; ++x) row[x] = From::get(plane + y * side.width + x);
@@ -127,18 +131,21 @@ struct Transforms {
         }
       }
       for (int64_t chunk = 0; chunk < chunks(s); ++chunk) {
-        T* entry = to + chunk * chunk_size + i * kLaneParts * W;
-        for (int64_t g = 0; g < count; ++g, entry += kLaneParts * W)
-          store_factor(entry, left, load<V>(m.local + 2 * g * local + chunk * W),
-                       load<V>(m.local + (2 * g + 1) * local + chunk * W));
+        T *real = to + chunk * chunk_size + i * W, *second = real + entries * W, *sum = second + entries * W;
+        for (int64_t g = 0; g < count; ++g) {
+          V x = load<V>(m.local + 2 * g * local + chunk * W), y = load<V>(m.local + (2 * g + 1) * local + chunk * W);
+          store<V>(real + g * W, x);
+          store<V>(second + g * W, left ? y : y - x);
+          store<V>(sum + g * W, x + y);
+        }
       }
     }
   }
 
-  // Entries [begin, end) of one image, `parts` vectors each with real and imaginary part first, to planes.
+  // Entries [begin, end) of one image of `entries`, real parts and imaginary parts, to planes.
   template <class To>
-  static void back(const Spectrum& s, const SpectrumSide& side, const T* table, int parts, const T* from,
-                   int64_t chunk_size, int64_t begin, int64_t end, T* workspace, typename To::Type* planes) {
+  static void back(const Spectrum& s, const SpectrumSide& side, const T* table, const T* from, int64_t chunk_size,
+                   int64_t begin, int64_t end, int64_t entries, T* workspace, typename To::Type* planes) {
     using V = Native<T>;
     constexpr int W = kWidth<T>;
     Arena<T> arena(workspace);
@@ -153,10 +160,10 @@ struct Transforms {
     for (int64_t i = begin; i < end; i += kGroup) {
       int64_t count = end - i < kGroup ? end - i : kGroup;
       for (int64_t chunk = 0; chunk < chunks(s); ++chunk) {
-        const T* entry = from + chunk * chunk_size + i * parts * W;
-        for (int64_t g = 0; g < count; ++g, entry += parts * W) {
-          store<V>(m.local + 2 * g * local + chunk * W, load<V>(entry));
-          store<V>(m.local + (2 * g + 1) * local + chunk * W, load<V>(entry + W));
+        const T *real = from + chunk * chunk_size + i * W, *imaginary = real + entries * W;
+        for (int64_t g = 0; g < count; ++g) {
+          store<V>(m.local + 2 * g * local + chunk * W, load<V>(real + g * W));
+          store<V>(m.local + (2 * g + 1) * local + chunk * W, load<V>(imaginary + g * W));
         }
       }
       for (int64_t g = 0; g < count; ++g) {
@@ -167,7 +174,7 @@ struct Transforms {
         transpose(m.along_x, 2 * lanes, m.along_y, columns, columns, 2 * lanes);
         multiply_packed<T>({2, half(s), table_y, 0, 0, m.along_y, lanes * columns, columns, m.plane, columns, false},
                            side.height, int(columns / W));
-        typename To::Type* plane = planes + (i + g) * side.height * side.width;
+        typename To::Type* plane = planes + plane_of(side, i + g) * side.height * side.width;
         for (int64_t y = 0; y < side.height; ++y)
           for (int64_t x = 0; x < side.width; ++x) To::put(plane + y * side.width + x, m.plane[y * columns + x]);
       }
