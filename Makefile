@@ -12,7 +12,8 @@ demo: $(VENV)/.demo
 	$(BIN)/python -m pgconv.demo $(ARGS)
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -n $(WORKERS) tests
+	# One thread a worker: the workers share the cores, and tests of threads ask for theirs themselves.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) tests
 	$(BIN)/python -m pytest --doctest-modules pgconv --ignore=pgconv/_lib
 	$(BIN)/python -m pytest --doctest-glob='*.md' README.md docs
 
@@ -27,7 +28,7 @@ format: $(VENV)/.test
 	$(BIN)/ruff check --fix .
 
 bench: $(VENV)/.test
-	$(BIN)/python benchmarks/features.py
+	$(BIN)/python -m benchmarks group_conv2d $(ARGS)
 
 docs: $(VENV)/.test
 	$(BIN)/python -m pytest --doctest-glob='*.md' README.md docs

@@ -1,23 +1,25 @@
 """Kernel-net features: the native library against plain PyTorch, forward and backward, interleaved in one run.
 
 Per pair and with L hidden layers of width H on D coordinates the forward takes ``2 H (D + (L-1) H)`` FLOPs and L H activations and
-writes 4 H bytes; the backward three times the FLOPs. Times are medians over rounds; the peak is measured by a large matrix
-product in the same process. Run on a quiet machine: ``python benchmarks/features.py --help``.
+writes 4 H bytes; the backward three times the FLOPs. Times are medians over rounds; the peak is measured in every round. Run
+on a quiet machine.
 """
 
 from __future__ import annotations
 
-import argparse
-import csv
-import statistics
-import time
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
+if not __package__:
+    # Run as a file: only its own folder is on the path.
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import pgconv
+from benchmarks import machine, options, report, timing
 from pgconv.spec import FeatureSpec
 
 
@@ -51,6 +53,17 @@ CASES = (
     Case("E(2)", 1, 8, 8 * 5, hidden=8),
 )
 
+COLUMNS = (
+    "case",
+    "threads",
+    "forward_ns_per_pair",
+    "both_ns_per_pair",
+    "forward_percent_of_peak",
+    "both_percent_of_peak",
+    "forward_ratio",
+    "both_ratio",
+)
+
 
 def build(case: Case) -> tuple[str, list[torch.Tensor]]:
     """Feature spec and operands of a case, the same at every call."""
@@ -71,93 +84,66 @@ def build(case: Case) -> tuple[str, list[torch.Tensor]]:
     return str(spec), [v, u, net.pack().detach()]
 
 
-def steps(spec: str, operands: list[torch.Tensor], backend: str) -> tuple[Callable[[], object], Callable[[], object]]:
+def steps(spec: str, operands: list[torch.Tensor], backend: str) -> dict[str, Callable[[], object]]:
     """Forward alone, and forward with backward."""
-    leaves = [x.clone().requires_grad_() for x in operands]
+
+    def features(*leaves: torch.Tensor) -> torch.Tensor:
+        return pgconv.ops.relative_features(*leaves, spec, backend)
+
     with torch.no_grad():
-        grad = torch.ones_like(pgconv.ops.relative_features(*operands, spec, backend))
-
-    def forward() -> object:
-        with torch.no_grad():
-            return pgconv.ops.relative_features(*operands, spec, backend)
-
-    def both() -> object:
-        return torch.autograd.grad(pgconv.ops.relative_features(*leaves, spec, backend), leaves, grad)
-
-    return forward, both
+        grad = torch.ones_like(features(*operands))
+    return timing.steps(features, operands, [True] * len(operands), grad)
 
 
-def peak_flops(size: int = 1536, rounds: int = 7) -> float:
-    """FLOP/s of a large float32 matrix product, the best of a few."""
-    a = torch.randn(size, size)
-    best = min(_seconds(lambda: a @ a) for _ in range(rounds))
-    return 2 * size**3 / best
+def measure(case: Case, rounds: int, threads: int) -> dict[str, str | float]:
+    """Columns of one case."""
+    spec, operands = build(case)
+    calls = {
+        (backend, direction): timing.prepare(call)
+        for backend in ("cpp", "reference")
+        for direction, call in steps(spec, operands, backend).items()
+    }
+    times = timing.interleave(calls, rounds, machine.peak)
+    pairs = case.batch * case.nu * case.nv
+    dim = pgconv.groups.get(case.group).coord_dim_of(case.chart)
+    flops = 2.0 * case.hidden * (dim + (case.layers - 2) * case.hidden) * pairs
+    row: dict[str, str | float] = {"case": case.name, "threads": threads}
+    for short, direction, factor in zip(("forward", "both"), timing.DIRECTIONS, (1, 4)):
+        ours, theirs = (times.quantiles((backend, direction))[1] for backend in ("cpp", "reference"))
+        row[f"{short}_ns_per_pair"] = 1e9 * ours / pairs * threads
+        row[f"{short}_percent_of_peak"] = 100 * factor * flops / ours / times.peak
+        row[f"{short}_ratio"] = theirs / ours
+    return row
 
 
-def _seconds(call: Callable[[], object]) -> float:
-    begin = time.perf_counter()
-    call()
-    return time.perf_counter() - begin
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--filter", default="", help="only cases whose name contains this text")
-    parser.add_argument("--list", action="store_true", help="print the names of the cases and stop")
-    parser.add_argument("--rounds", type=int, default=9, help="interleaved rounds per case")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--csv", type=Path, help="write the table here as well")
-    options = parser.parse_args()
-    cases = [case for case in CASES if options.filter in case.name]
-    if options.list:
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line."""
+    chosen = options.parser("features", __doc__).parse_args(argv)
+    cases = [case for case in CASES if options.matches(case.name, chosen.filter)]
+    if chosen.list:
         print("\n".join(case.name for case in cases))
-        return
-    torch.set_num_threads(options.threads)
-    peak = peak_flops()
+        return 0
     print(pgconv.show_config())
-    print(
-        f"measured matrix peak {peak / 1e9:.0f} GFLOP/s on {options.threads} thread(s); medians of {options.rounds} rounds\n"
-    )
+    print(f"peak by {machine.peak_probe()}; medians of {chosen.rounds} rounds\n")
     rows = []
-    for case in cases:
-        spec, operands = build(case)
-        calls = {
-            (backend, i): call
-            for backend in ("cpp", "reference")
-            for i, call in enumerate(steps(spec, operands, backend))
-        }
-        times: dict[tuple[str, int], list[float]] = {key: [] for key in calls}
-        for turn in range(options.rounds + 1):
-            for key, call in calls.items():
-                elapsed = _seconds(call)
-                if turn:
-                    times[key].append(elapsed)
-        middle = {key: statistics.median(t) for key, t in times.items()}
-        pairs = case.batch * case.nu * case.nv
-        dim = pgconv.groups.get(case.group).coord_dim_of(case.chart)
-        flops = 2.0 * case.hidden * (dim + (case.layers - 2) * case.hidden) * pairs
-        row = {
-            "case": case.name,
-            "forward_ns_per_pair": 1e9 * middle["cpp", 0] / pairs * options.threads,
-            "both_ns_per_pair": 1e9 * middle["cpp", 1] / pairs * options.threads,
-            "forward_percent_of_peak": 100 * flops / middle["cpp", 0] / peak,
-            "both_percent_of_peak": 100 * 4 * flops / middle["cpp", 1] / peak,
-            "forward_ratio": middle["reference", 0] / middle["cpp", 0],
-            "both_ratio": middle["reference", 1] / middle["cpp", 1],
-        }
-        rows.append(row)
-        print(
-            f"{case.name:<40} forward {row['forward_ns_per_pair']:7.2f} ns/pair {row['forward_percent_of_peak']:4.0f} % of peak "
-            f"{row['forward_ratio']:6.1f}x | with backward {row['both_ns_per_pair']:7.2f} ns/pair "
-            f"{row['both_percent_of_peak']:4.0f} % {row['both_ratio']:6.1f}x"
-        )
-    if options.csv:
-        options.csv.parent.mkdir(parents=True, exist_ok=True)
-        with open(options.csv, "w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
+    for threads in chosen.threads:
+        with machine.threads(threads):
+            rows += [_shown(measure(case, chosen.rounds, threads)) for case in cases]
+    if chosen.csv:
+        with report.CsvWriter(chosen.csv, COLUMNS) as writer:
+            writer.write(rows)
+    return 0
+
+
+def _shown(row: dict[str, str | float]) -> dict[str, str | float]:
+    print(
+        f"{row['case']:<40} {row['threads']} thread(s) forward {row['forward_ns_per_pair']:7.2f} ns/pair "
+        f"{row['forward_percent_of_peak']:4.0f} % of peak {row['forward_ratio']:6.1f}x | with backward "
+        f"{row['both_ns_per_pair']:7.2f} ns/pair {row['both_percent_of_peak']:4.0f} % {row['both_ratio']:6.1f}x",
+        flush=True,
+    )
+    return row
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

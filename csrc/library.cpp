@@ -24,8 +24,9 @@ STABLE_TORCH_LIBRARY(pgconv_C, m) {
       "group_conv2d_backward(Tensor grad, Tensor f, Tensor phi, Tensor weight, Tensor taps, int[] geometry, str order, "
       "int needs) -> (Tensor, Tensor, Tensor)");
 
-  // FLOP/s of float32 multiply-adds on registers, all threads together.
-  m.def("fma_rate(int milliseconds) -> float");
+  // FLOP/s of float32 multiply-adds on registers, all threads together; with bfloat16 those of bfloat16 pairs where the
+  // instruction set in use has them.
+  m.def("fma_rate(int milliseconds, bool bfloat16) -> float");
 
   // Instruction-set levels: base, avx2, avx512.
   m.def("cpu_isa() -> str");

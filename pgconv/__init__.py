@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pgconv import backends, diagnostics, functional, groups, kernel_nets, nn, ops, sampling
 from pgconv.config import show_config
 from pgconv.diagnostics import self_check
+from pgconv.ops.calibrate import calibrate
 from pgconv.ops.dispatch import use_backend
 from pgconv.ops.explain import explain
 
@@ -22,6 +23,7 @@ except PackageNotFoundError:
 __all__ = [
     "__version__",
     "backends",
+    "calibrate",
     "diagnostics",
     "explain",
     "functional",

@@ -4,11 +4,13 @@
 |---|---|
 | ``PGCONV_BACKEND`` | backend used when neither ``backend=`` nor ``use_backend`` names one |
 | ``PGCONV_CPU_ISA`` | instruction set of the native CPU library: ``base``, ``avx2`` or ``avx512`` (read by the library itself) |
+| ``PGCONV_RATES`` | file of measured rates (``pgconv.calibrate``), by default in the user's cache folder; ``shipped``: use none |
 """
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 
 def default_backend() -> str | None:
@@ -19,3 +21,12 @@ def default_backend() -> str | None:
 def cpu_isa() -> str | None:
     """Instruction set asked for by ``PGCONV_CPU_ISA``, or None."""
     return os.environ.get("PGCONV_CPU_ISA") or None
+
+
+def rates_file() -> Path | None:
+    """File that holds measured rates, or None where only the shipped ones are wanted."""
+    named = os.environ.get("PGCONV_RATES")
+    if named == "shipped":
+        return None
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(named) if named else Path(cache) / "pgconv" / "rates.json"

@@ -17,7 +17,7 @@ CHARTS = ("product", "embed", "lie", "release")
 PARTS = ("all", "translation", "stabilizer")
 SUPPORTS = ("disc", "square")
 REDUCTIONS = ("mean", "sum")
-ORDERS = ("direct", "aggregate", "mix", "materialize")
+ORDERS = ("direct", "aggregate", "mix", "spectral", "materialize")
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,16 @@ class ConvGeometry:
             (height + 2 * self.padding[0] - self.dilation[0] * span - 1) // self.stride[0] + 1,
             (width + 2 * self.padding[1] - self.dilation[1] * span - 1) // self.stride[1] + 1,
         )
+
+    def period(self, height: int, width: int) -> tuple[int, int]:
+        """Cyclic periods of the spectral order: long enough that a tap beside the image never meets it one period away."""
+        out, size = self.out_size(height, width), (height, width)
+        reach = [d * (self.kernel_size - 1) for d in self.dilation]
+        y, x = (
+            max(size[i] + self.padding[i], (out[i] - 1) * self.stride[i] + reach[i] - self.padding[i] + 1)
+            for i in (0, 1)
+        )
+        return y, x
 
     def __str__(self) -> str:
         pairs = "|".join(f"{a},{b}" for a, b in (self.stride, self.padding, self.dilation))

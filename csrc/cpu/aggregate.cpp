@@ -14,13 +14,14 @@ int64_t feature_size(const ConvProblem<T>& p) {
 
 // Packs the head for the chunks of every channel range: a chunk never reaches over the end of its range.
 template <class T, class Pack>
-void pack_chunks(const ConvProblem<T>& p, int64_t chunk, int64_t ranges, const Pack& pack) {
+void pack_chunks(const ConvSetup<T>& setup, int64_t chunk, int64_t ranges, const Pack& pack) {
+  const ConvProblem<T>& p = setup.problem;
   std::vector<Range> chunks;
   for (int64_t i = 0; i < ranges; ++i) {
     Range range = part_of(p.C, ranges, i);
     for (int64_t c = range.begin; c < range.end; c += chunk) chunks.push_back({c, std::min(c + chunk, range.end)});
   }
-  parallel_each(int64_t(chunks.size()), [&](int64_t i) { pack(chunks[i].begin, chunks[i].end); });
+  parallel_each(setup.threads, int64_t(chunks.size()), [&](int64_t i) { pack(chunks[i].begin, chunks[i].end); });
 }
 
 }  // namespace
@@ -31,12 +32,12 @@ void aggregate_forward(const ConvSetup<T>& setup, void* out) {
   const AggregateKernels<T>& k = setup.kernels.aggregate;
   Workspace packed((feature_size(p) + p.O * p.C * p.H) * sizeof(T));
   T *features = packed.as<T>(), *head = features + feature_size(p);
-  parallel_each(p.S, [&](int64_t s) { k.pack_features(p, s, features); });
-  pack_chunks(p, k.chunk_channels(p, false), 1, [&](int64_t begin, int64_t end) { k.pack_head(p, begin, end, head); });
+  parallel_each(setup.threads, p.S, [&](int64_t s) { k.pack_features(p, s, features); });
+  pack_chunks(setup, k.chunk_channels(p, false), 1, [&](int64_t begin, int64_t end) { k.pack_head(p, begin, end, head); });
   AggregatePacks<T> packs{features, nullptr, head, nullptr};
 
   PixelSplit<T> split(setup, p.C * p.Nv, kPlaneBytes);
-  torch::stable::parallel_for(0, split.tasks(p.B), 1, [&](int64_t begin, int64_t end) {
+  parallel_runs(setup.threads, split.tasks(p.B), [&](int64_t begin, int64_t end) {
     Workspace workspace(k.forward_workspace(p, split.task(p, setup.kernels.panel, begin)) * sizeof(T));
     for (int64_t i = begin; i < end; ++i)
       k.forward(p, split.task(p, setup.kernels.panel, i), packs, workspace.as<T>(), out);
@@ -50,33 +51,33 @@ void aggregate_backward(const ConvSetup<T>& setup, ConvNeeds needs, T* grad_wind
   int64_t K = p.Nv * p.grid.taps, width = setup.kernels.width;
   int64_t phi_lanes = (K + width - 1) / width * width, head_lanes = (p.O + width - 1) / width * width;
   int64_t phi_block = p.S * p.Nu * p.H * phi_lanes, head_block = p.C * p.H * head_lanes;
-  ChannelSplit split(p.B, p.C, false);
+  ChannelSplit split(setup.threads, p.B, p.C, false);
   // With features of its own for every image a part sums its images' gradients in their places of a slot that the parts
   // of the same channels share.
   int64_t phi_slots = p.S == 1 ? split.parts() : split.channels;
 
   Workspace packed((2 * feature_size(p) + p.O * p.C * p.H) * sizeof(T));
   T *features = packed.as<T>(), *adjoint = features + feature_size(p), *head = adjoint + feature_size(p);
-  parallel_each(p.S, [&](int64_t s) {
+  parallel_each(setup.threads, p.S, [&](int64_t s) {
     if (needs.weight) k.pack_features(p, s, features);
     if (needs.window) k.pack_features_adjoint(p, s, adjoint);
   });
-  pack_chunks(p, k.chunk_channels(p, true), split.channels,
+  pack_chunks(setup, k.chunk_channels(p, true), split.channels,
               [&](int64_t begin, int64_t end) { k.pack_head_adjoint(p, begin, end, head); });
   AggregatePacks<T> packs{features, adjoint, nullptr, head};
 
   int64_t phi_size = needs.phi ? phi_slots * phi_block : 0, head_size = needs.weight ? split.images * head_block : 0;
   Workspace sums((phi_size + head_size) * sizeof(double));
   double *phi_sums = sums.as<double>(), *head_sums = phi_sums + phi_size;
-  parallel_each(phi_slots, [&](int64_t i) {
+  parallel_each(setup.threads, phi_slots, [&](int64_t i) {
     if (needs.phi) std::fill(phi_sums + i * phi_block, phi_sums + (i + 1) * phi_block, 0.0);
   });
-  parallel_each(split.images, [&](int64_t i) {
+  parallel_each(setup.threads, split.images, [&](int64_t i) {
     if (needs.weight) std::fill(head_sums + i * head_block, head_sums + (i + 1) * head_block, 0.0);
   });
 
   int64_t strip = PixelSplit<T>(setup, (p.C + split.channels - 1) / split.channels * p.Nv, kPlaneBytes).strip_pixels;
-  parallel_each(split.parts(), [&](int64_t part) {
+  parallel_each(setup.threads, split.parts(), [&](int64_t part) {
     Range images = split.image_range(p.B, part), channels = split.channel_range(p.C, part);
     ConvTask task{0, 0, channels.begin, channels.end, 0, p.grid.pixels(), strip};
     Workspace workspace(k.backward_workspace(p, task) * sizeof(T));
@@ -91,8 +92,8 @@ void aggregate_backward(const ConvSetup<T>& setup, ConvNeeds needs, T* grad_wind
       k.backward(p, task, packs, needs, workspace.as<T>(), own, grad_window);
     }
   });
-  if (needs.phi) finish_phi(p, phi_sums, phi_slots, phi_lanes, grad_phi);
-  if (needs.weight) finish_head(p, head_sums, split.images, head_lanes, grad_weight);
+  if (needs.phi) finish_phi(setup, phi_sums, phi_slots, phi_lanes, grad_phi);
+  if (needs.weight) finish_head(setup, head_sums, split.images, head_lanes, grad_weight);
 }
 
 template void aggregate_forward<float>(const ConvSetup<float>&, void*);

@@ -44,7 +44,7 @@ ConvCall ConvCall::make(const char* op, const Tensor& f, const Tensor& phi, cons
 template <class T>
 ConvSetup<T>::ConvSetup(const ConvCall& call, Role role, const KernelTable& table, const void* signal,
                         const void* output)
-    : problem{}, kernels(kernels_of<T>(table).conv) {
+    : problem{}, kernels(kernels_of<T>(table).conv), threads(1) {
   bool straight = role == Role::kStraight;
   ConvGrid& g = problem.grid;
   g.height = straight ? call.H : call.Ho;
@@ -87,6 +87,10 @@ ConvSetup<T>::ConvSetup(const ConvCall& call, Role role, const KernelTable& tabl
   problem.weight = data_of<T>(call.weight);
   problem.weight_o = straight ? call.C * call.Hd : call.Hd;
   problem.weight_c = straight ? call.Hd : call.C * call.Hd;
+
+  // A thread costs some microseconds to wake, which is what half a million multiply-adds take.
+  double work = double(call.B * call.O * call.Nu * call.C * call.Nv) * double(call.T * call.Ho * call.Wo);
+  threads = std::max<int64_t>(1, std::min(thread_count(), int64_t(work / double(1 << 19))));
 }
 
 template struct ConvSetup<float>;

@@ -37,6 +37,7 @@ struct ConvSetup {
   ConvProblem<T> problem;
   std::vector<int64_t> offsets;
   const ConvKernels<T>& kernels;
+  int64_t threads;  // worth starting for this call
 
   ConvSetup(const ConvCall& call, Role role, const KernelTable& table, const void* signal, const void* output);
   ConvSetup(const ConvSetup&) = delete;
@@ -55,10 +56,19 @@ Tensor new_output(const Tensor& like, const std::vector<int64_t>& sizes, ScalarT
 
 int64_t thread_count();
 
-// Calls f(i) for i in [0, count), spread over the threads in consecutive runs.
+// Calls f(begin, end) for consecutive runs of [0, count), one for each thread; on this thread alone if it is the only one.
 template <class F>
-void parallel_each(int64_t count, const F& f) {
-  torch::stable::parallel_for(0, count, 1, [&](int64_t begin, int64_t end) {
+void parallel_runs(int64_t threads, int64_t count, const F& f) {
+  if (count == 0) return;
+  if (threads == 1)
+    f(0, count);
+  else
+    torch::stable::parallel_for(0, count, 1, f);
+}
+// Calls f(i) for i in [0, count), likewise.
+template <class F>
+void parallel_each(int64_t threads, int64_t count, const F& f) {
+  parallel_runs(threads, count, [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) f(i);
   });
 }
@@ -80,7 +90,8 @@ struct PixelSplit {
 
   PixelSplit(const ConvSetup<T>& setup, int64_t planes, int64_t most_bytes) {
     const ConvProblem<T>& p = setup.problem;
-    int64_t panel = setup.kernels.panel, panels = (p.grid.pixels() + panel - 1) / panel, threads = thread_count();
+    int64_t panel = setup.kernels.panel, panels = (p.grid.pixels() + panel - 1) / panel;
+    int64_t threads = setup.threads;
     parts = 1;
     auto waste = [&](int64_t n) {
       int64_t tasks = p.B * n;
@@ -103,8 +114,7 @@ struct PixelSplit {
 struct ChannelSplit {
   int64_t images, channels;  // parts of each
 
-  ChannelSplit(int64_t B, int64_t C, bool prefer_channels) {
-    int64_t threads = std::max<int64_t>(thread_count(), 1);
+  ChannelSplit(int64_t threads, int64_t B, int64_t C, bool prefer_channels) {
     auto waste = [&](int64_t b, int64_t c) {
       return double((B + b - 1) / b * b) / double(B) * double((C + c - 1) / c * c) / double(C);
     };
@@ -128,9 +138,10 @@ struct ChannelSplit {
 
 // Features gradient [S, Nu, Nv, T, H] from sums [slot][set][u][h][lanes], added up over `slots` slots.
 template <class T>
-void finish_phi(const ConvProblem<T>& p, const double* sums, int64_t slots, int64_t lanes, T* grad) {
+void finish_phi(const ConvSetup<T>& setup, const double* sums, int64_t slots, int64_t lanes, T* grad) {
+  const ConvProblem<T>& p = setup.problem;
   int64_t block = p.Nu * p.H * lanes;
-  parallel_each(p.S * p.Nu, [&](int64_t i) {
+  parallel_each(setup.threads, p.S * p.Nu, [&](int64_t i) {
     int64_t s = i / p.Nu, u = i % p.Nu;
     for (int64_t v = 0; v < p.Nv; ++v)
       for (int64_t t = 0; t < p.grid.taps; ++t)
@@ -145,9 +156,10 @@ void finish_phi(const ConvProblem<T>& p, const double* sums, int64_t slots, int6
 
 // Head gradient from sums [slot][c][h][lanes of o].
 template <class T>
-void finish_head(const ConvProblem<T>& p, const double* sums, int64_t slots, int64_t lanes, T* grad) {
+void finish_head(const ConvSetup<T>& setup, const double* sums, int64_t slots, int64_t lanes, T* grad) {
+  const ConvProblem<T>& p = setup.problem;
   int64_t block = p.C * p.H * lanes;
-  parallel_each(p.C, [&](int64_t c) {
+  parallel_each(setup.threads, p.C, [&](int64_t c) {
     for (int64_t o = 0; o < p.O; ++o)
       for (int64_t h = 0; h < p.H; ++h) {
         double sum = 0;

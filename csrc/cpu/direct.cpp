@@ -41,7 +41,7 @@ void direct_forward(const ConvSetup<T>& setup, void* out) {
   PixelSplit<T> split(setup, p.Nv, 1 << 20);
   // Features of one image are built once per strip: one strip then.
   split.strip_pixels = p.S == 1 ? kStripPanels * setup.kernels.panel : p.grid.pixels();
-  torch::stable::parallel_for(0, split.tasks(p.B), 1, [&](int64_t begin, int64_t end) {
+  parallel_runs(setup.threads, split.tasks(p.B), [&](int64_t begin, int64_t end) {
     Workspace workspace(k.forward_workspace(p, split.task(p, setup.kernels.panel, begin)) * sizeof(T));
     for (int64_t i = begin; i < end; ++i)
       k.forward(p, split.task(p, setup.kernels.panel, i), operands.packs, workspace.as<T>(), out);
@@ -57,17 +57,17 @@ void direct_backward(const ConvSetup<T>& setup, ConvNeeds needs, T* grad_window,
   int64_t phi_block = p.Nu * p.H * phi_lanes, head_block = p.C * p.H * head_lanes;
   DirectOperands<T> operands(setup, false, needs.window);
   // Channels first: parts with channels of their own need no copies of the kernel's gradient, the largest sums here.
-  ChannelSplit split(p.B, p.C, p.S == 1);
+  ChannelSplit split(setup.threads, p.B, p.C, p.S == 1);
   bool shared = p.S == 1;
   int64_t kernel_block = needs.kernel() ? p.C * k.sums_size(p) : 0;
   Workspace kernel_sums((shared ? split.images : split.parts()) * kernel_block * sizeof(T));
-  int64_t phi_slots = shared ? std::min(thread_count(), p.C) : split.channels, head_slots = shared ? 1 : split.images;
+  int64_t phi_slots = shared ? std::min(setup.threads, p.C) : split.channels, head_slots = shared ? 1 : split.images;
   Workspace sums((phi_slots * p.S * phi_block + head_slots * head_block) * sizeof(double));
   double *phi_sums = sums.as<double>(), *head_sums = phi_sums + phi_slots * p.S * phi_block;
   std::fill(phi_sums, head_sums + head_slots * head_block, 0.0);
   int64_t strip = shared ? kStripPanels * setup.kernels.panel : p.grid.pixels();
 
-  parallel_each(split.parts(), [&](int64_t part) {
+  parallel_each(setup.threads, split.parts(), [&](int64_t part) {
     Range images = split.image_range(p.B, part), channels = split.channel_range(p.C, part);
     ConvTask task{0, 0, channels.begin, channels.end, 0, p.grid.pixels(), strip};
     Workspace workspace(std::max(k.backward_workspace(p, task), k.contract_workspace(p)) * sizeof(T));
@@ -91,7 +91,7 @@ void direct_backward(const ConvSetup<T>& setup, ConvNeeds needs, T* grad_window,
   if (!needs.kernel()) return;
 
   if (shared)
-    parallel_each(phi_slots, [&](int64_t slot) {
+    parallel_each(setup.threads, phi_slots, [&](int64_t slot) {
       Range channels = part_of(p.C, phi_slots, slot);
       Workspace workspace(k.contract_workspace(p) * sizeof(T));
       for (int64_t c = channels.begin; c < channels.end; ++c) {
@@ -101,8 +101,8 @@ void direct_backward(const ConvSetup<T>& setup, ConvNeeds needs, T* grad_window,
         k.contract(p, 0, c, needs, first, workspace.as<T>(), {phi_sums + slot * phi_block, head_sums});
       }
     });
-  if (needs.phi) finish_phi(p, phi_sums, phi_slots, phi_lanes, grad_phi);
-  if (needs.weight) finish_head(p, head_sums, head_slots, head_lanes, grad_weight);
+  if (needs.phi) finish_phi(setup, phi_sums, phi_slots, phi_lanes, grad_phi);
+  if (needs.weight) finish_head(setup, head_sums, head_slots, head_lanes, grad_weight);
 }
 
 template void direct_forward<float>(const ConvSetup<float>&, void*);

@@ -16,8 +16,8 @@ class DirectFactors {
     T* phi_lanes = phi_rows + p.S * p.Nu * K * p.H;
     T* head_rows = phi_lanes + p.S * p.Nu * lanes(K, width) * p.H;
     T* head_lanes = head_rows + p.C * p.O * p.H;
-    parallel_each(p.S, [&](int64_t s) { k.pack_features(p, s, phi_rows, phi_lanes); });
-    parallel_each(p.C, [&](int64_t c) { k.pack_head(p, c, head_rows, head_lanes); });
+    parallel_each(setup.threads, p.S, [&](int64_t s) { k.pack_features(p, s, phi_rows, phi_lanes); });
+    parallel_each(setup.threads, p.C, [&](int64_t c) { k.pack_head(p, c, head_rows, head_lanes); });
     packs_ = {phi_rows, phi_lanes, head_rows, head_lanes, nullptr, nullptr};
   }
   const DirectPacks<T>& packs() const { return packs_; }
@@ -37,7 +37,7 @@ class DirectFactors {
 // Runs build(c, scratch) for every channel on all threads, with scratch for kernel values.
 template <class T, class F>
 void build_channels(const ConvSetup<T>& setup, const F& build) {
-  torch::stable::parallel_for(0, setup.problem.C, 1, [&](int64_t begin, int64_t end) {
+  parallel_runs(setup.threads, setup.problem.C, [&](int64_t begin, int64_t end) {
     Workspace scratch(setup.kernels.direct.build_size(setup.problem) * sizeof(T));
     for (int64_t c = begin; c < end; ++c) build(c, scratch.as<T>());
   });

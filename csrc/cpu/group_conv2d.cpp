@@ -101,17 +101,18 @@ std::tuple<Tensor, Tensor, Tensor> group_conv2d_backward(const Tensor& grad, con
   });
 }
 
-// FLOP/s of multiply-adds on registers, all threads together, measured for about `milliseconds`.
-double fma_rate(int64_t milliseconds) {
-  const auto& k = kernels().f32;
+// FLOP/s of multiply-adds on registers in float32, or of products of bfloat16 pairs summed in float32, all threads together, measured for about `milliseconds`.
+double fma_rate(int64_t milliseconds, bool bfloat16) {
+  const KernelTable& table = kernels();
+  auto loop = bfloat16 ? table.bfloat16_loop : table.f32.fma_loop;
   using Clock = std::chrono::steady_clock;
   int64_t threads = thread_count();
   std::vector<double> rates(threads, 0.0);
-  parallel_each(threads, [&](int64_t i) {
+  parallel_each(threads, threads, [&](int64_t i) {
     auto begin = Clock::now();
     double flops = 0, seconds = 0;
     while (seconds < 1e-3 * double(milliseconds)) {
-      flops += double(k.fma_loop(20000));
+      flops += double(loop(20000));
       seconds = std::chrono::duration<double>(Clock::now() - begin).count();
     }
     rates[i] = flops / seconds;

@@ -52,6 +52,7 @@ struct KernelTable {
   GroupInfo groups[kGroupCount];
   Kernels<float> f32;
   Kernels<double> f64;
+  int64_t (*bfloat16_loop)(int64_t rounds);  // as fma_loop
 };
 
 // Levels in ascending order. Those that the build left out are null.

@@ -98,10 +98,11 @@ struct SpectralSetup {
 
 // Runs f(image, first plane, last plane, workspace) over the planes of `images` images.
 template <class T, class F>
-void for_planes(const SpectralKernels<T>& k, const Spectrum& s, const SpectrumSide& side, int64_t images,
-                int64_t planes, const F& f) {
+void for_planes(const ConvSetup<T>& setup, const Spectrum& s, const SpectrumSide& side, int64_t images, int64_t planes,
+                const F& f) {
+  const SpectralKernels<T>& k = setup.kernels.spectral;
   int64_t runs = (planes + kPlanesPerTask - 1) / kPlanesPerTask;
-  torch::stable::parallel_for(0, images * runs, 1, [&](int64_t begin, int64_t end) {
+  parallel_runs(setup.threads, images * runs, [&](int64_t begin, int64_t end) {
     Workspace workspace(k.transform_workspace(s, side) * sizeof(T));
     for (int64_t i = begin; i < end; ++i) {
       int64_t first = i % runs * kPlanesPerTask;
@@ -142,16 +143,16 @@ void spectral_forward(const ConvCall& call, const ConvSetup<T>& setup, void* out
     int64_t images = std::min(batch, p.B - first);
     if (first == 0 || p.S > 1) values = spectral.build(setup, p.S > 1 ? first : 0, value_memory);
     T *window = spectra.as<T>(), *pixel = window + chunks * images * image;
-    for_planes(k, q.spectrum, q.window, images, p.C * p.Nv, [&](int64_t b, int64_t begin, int64_t end, T* workspace) {
+    for_planes(setup, q.spectrum, q.window, images, p.C * p.Nv, [&](int64_t b, int64_t begin, int64_t end, T* workspace) {
       k.into(q, false, false, static_cast<const char*>(p.window) + (first + b) * in_bytes, begin, end, workspace,
              images * image, window + b * image);
     });
-    torch::stable::parallel_for(0, chunks * blocks, 1, [&](int64_t begin, int64_t end) {
+    parallel_runs(setup.threads, chunks * blocks, [&](int64_t begin, int64_t end) {
       Workspace workspace(k.forward_workspace(q, images) * sizeof(T));
       for (int64_t i = begin; i < end; ++i)
         k.forward(q, images, values, i / blocks, i % blocks, window, workspace.as<T>(), pixel);
     });
-    for_planes(k, q.spectrum, q.pixel, images, p.O * p.Nu, [&](int64_t b, int64_t begin, int64_t end, T* workspace) {
+    for_planes(setup, q.spectrum, q.pixel, images, p.O * p.Nu, [&](int64_t b, int64_t begin, int64_t end, T* workspace) {
       k.back(q, true, pixel + b * image_out, images * image_out, begin, end, workspace,
              static_cast<char*>(out) + (first + b) * out_bytes, false);
     });
@@ -171,7 +172,7 @@ void spectral_backward(const ConvCall& call, const ConvSetup<T>& setup, ConvNeed
   int64_t K = p.Nv * p.grid.taps, phi_lanes = (K + width - 1) / width * width, phi_block = p.Nu * p.H * phi_lanes;
   int64_t head_lanes = (p.O + width - 1) / width * width, head_block = p.C * p.H * head_lanes;
   // Parts own channels, so only the features have a sum for each.
-  int64_t parts = std::min(thread_count(), p.C);
+  int64_t parts = std::min(setup.threads, p.C);
 
   Workspace spectra(chunks * batch * (image + image_out) * sizeof(T));
   T *window = spectra.as<T>(), *pixel = window + chunks * batch * image;
@@ -188,28 +189,28 @@ void spectral_backward(const ConvCall& call, const ConvSetup<T>& setup, ConvNeed
     int64_t images = std::min(batch, p.B - first), s = p.S > 1 ? first : 0;
     if (needs.window && (first == 0 || p.S > 1)) values = spectral.build(setup, s, value_memory);
     if (needs.kernel())
-      for_planes(k, q.spectrum, q.window, images, p.C * p.Nv, [&](int64_t b, int64_t begin, int64_t end, T* workspace) {
+      for_planes(setup, q.spectrum, q.window, images, p.C * p.Nv, [&](int64_t b, int64_t begin, int64_t end, T* workspace) {
         k.into(q, false, true, static_cast<const char*>(p.window) + (first + b) * in_bytes, begin, end, workspace,
                images * image, window + b * image);
       });
-    for_planes(k, q.spectrum, q.pixel, images, p.O * p.Nu, [&](int64_t b, int64_t begin, int64_t end, T* workspace) {
+    for_planes(setup, q.spectrum, q.pixel, images, p.O * p.Nu, [&](int64_t b, int64_t begin, int64_t end, T* workspace) {
       k.into(q, true, false, static_cast<const char*>(p.pixel) + (first + b) * out_bytes, begin, end, workspace,
              images * image_out, pixel + b * image_out);
     });
-    parallel_each(parts, [&](int64_t part) {
+    parallel_each(setup.threads, parts, [&](int64_t part) {
       Range own = part_of(p.C, parts, part);
       Workspace workspace(k.backward_workspace(q, images) * sizeof(T));
       k.backward(q, needs, s, images, values, own.begin, own.end, window, pixel, workspace.as<T>(),
                  {phi_sums + (part * p.S + s) * phi_block, head_sums});
     });
     if (needs.window)
-      for_planes(k, q.spectrum, q.window, images, p.C * p.Nv, [&](int64_t b, int64_t begin, int64_t end, T* workspace) {
+      for_planes(setup, q.spectrum, q.window, images, p.C * p.Nv, [&](int64_t b, int64_t begin, int64_t end, T* workspace) {
         k.back(q, false, window + b * image, images * image, begin, end, workspace,
                grad_window + (first + b) * p.C * p.Nv * plane, true);
       });
   }
-  if (needs.phi) finish_phi(p, phi_sums, parts, phi_lanes, grad_phi);
-  if (needs.weight) finish_head(p, head_sums, 1, head_lanes, grad_weight);
+  if (needs.phi) finish_phi(setup, phi_sums, parts, phi_lanes, grad_phi);
+  if (needs.weight) finish_head(setup, head_sums, 1, head_lanes, grad_weight);
 }
 
 template void spectral_forward<float>(const ConvCall&, const ConvSetup<float>&, void*);

@@ -121,8 +121,27 @@ struct Entries {
                                          activation, coordinates, coordinates_backward};
 };
 
+static int64_t bfloat16_loop(int64_t rounds) {
+#if defined(__AVX512BF16__)
+  __m512 sum[16];
+  __m512bh x = (__m512bh)_mm512_set1_epi16(0x3f7f), y = (__m512bh)_mm512_set1_epi16(0x3a83);
+#pragma GCC unroll 16
+  for (int i = 0; i < 16; ++i) sum[i] = _mm512_setzero_ps();
+  for (int64_t k = 0; k < rounds; ++k) {
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) {
+      sum[i] = _mm512_dpbf16_ps(sum[i], x, y);
+      asm volatile("" : "+v"(sum[i]));
+    }
+  }
+  return rounds * 16 * 64;
+#else
+  return Entries<float>::fma_loop(rounds);
+#endif
+}
+
 constexpr KernelTable make_table() {
-  KernelTable t{PGCONV_ISA_NAME, {}, Entries<float>::kernels, Entries<double>::kernels};
+  KernelTable t{PGCONV_ISA_NAME, {}, Entries<float>::kernels, Entries<double>::kernels, bfloat16_loop};
   int index = 0;
   auto add = [&](const char* name, auto g) constexpr {
     using G = decltype(g);

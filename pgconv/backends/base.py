@@ -12,12 +12,14 @@ class Backend(Protocol):
     """A set of raw functions named after the operations, each with a ``<op>_backward`` beside it."""
 
     name: str
+    planned: bool
+    """Whether the planner picks among the orders when the backend is asked for by name; else the first that can run."""
 
     def unavailable(self, device: str) -> str | None:
         """Why nothing of this backend runs on a device type here, or None."""
 
     def orders(self, op: str) -> tuple[str, ...]:
-        """Evaluation orders of an operation, the one taken when the backend is asked for by name first."""
+        """Evaluation orders of an operation."""
 
     def why_not(self, facts: Facts, order: str) -> str | None:
         """Why this call cannot run in that order, or None. Selection, error texts, docs and tests read this string."""

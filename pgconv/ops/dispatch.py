@@ -12,10 +12,11 @@ import torch
 from pgconv import backends
 from pgconv._env import default_backend
 from pgconv.ops import plan as planner
+from pgconv.ops import rates
 from pgconv.spec import Facts, Plan
 
 _active: list[str | None] = []
-_recorders: list[Callable[[Facts, Plan], None]] = []
+_recorders: list[Callable[[Facts, Plan, Plan], None]] = []
 
 
 @contextmanager
@@ -62,18 +63,21 @@ def request(op: str, backend: str | None = None, order: str | None = None) -> st
 
 
 @lru_cache(maxsize=4096)
-def resolve(facts: Facts, asked: Plan) -> Plan:
-    """The plan taken. Pure: the same facts and request give the same plan."""
+def resolve(facts: Facts, asked: Plan, direction: str = "forward") -> Plan:
+    """The plan taken in a direction. Pure: the same facts, request and rates give the same plan."""
     if asked.backend != "auto":
         backend = backends.load(asked.backend)
         reason = backend.unavailable(facts.device)
         orders = backend.orders(facts.op) if asked.order == "auto" else (asked.order,)
-        refusals = []
+        refusals, runnable = [], []
         for order in orders if reason is None else ():
             refusal = backend.why_not(facts, order)
             if refusal is None:
-                return Plan(backend.name, order)
-            refusals.append(refusal)
+                runnable.append(Plan(backend.name, order))
+            else:
+                refusals.append(refusal)
+        if runnable:
+            return planner.cheapest(facts, runnable if backend.planned else runnable[:1], rates.current(), direction)
         reason = reason or "; ".join(refusals) or f"it has no implementation of {facts.op}"
         raise ValueError(
             f"{facts.op}: backend {backend.name!r} cannot run this call: {reason}. Use backend=None for one that can"
@@ -82,7 +86,7 @@ def resolve(facts: Facts, asked: Plan) -> Plan:
     if not runnable:
         raise ValueError(f"{facts.op}: no backend evaluates the order {asked.order!r} for this call; use plan=None")
     best = runnable[0].backend
-    return planner.cheapest(facts, [plan for plan in runnable if plan.backend == best])
+    return planner.cheapest(facts, [plan for plan in runnable if plan.backend == best], rates.current(), direction)
 
 
 def candidates(facts: Facts) -> list[tuple[Plan, str | None]]:
@@ -96,8 +100,8 @@ def candidates(facts: Facts) -> list[tuple[Plan, str | None]]:
 
 
 @contextmanager
-def recording(recorder: Callable[[Facts, Plan], None]) -> Iterator[None]:
-    """Tell ``recorder`` the facts and plan of every forward call inside the block."""
+def recording(recorder: Callable[[Facts, Plan, Plan], None]) -> Iterator[None]:
+    """Tell ``recorder`` the facts, the plan asked for and the plan taken of every forward call inside the block."""
     _recorders.append(recorder)
     try:
         yield
@@ -109,13 +113,16 @@ def run(op: str, facts: Facts, asked: Plan, args: Sequence[Any]) -> torch.Tensor
     """Run the forward of an operation."""
     plan = resolve(facts, asked)
     for recorder in _recorders:
-        recorder(facts, plan)
+        recorder(facts, asked, plan)
     return backends.load(plan.backend).function(op)(plan.order, *args)
 
 
 def run_backward(
     op: str, facts: Facts, asked: Plan, needs: Sequence[bool], grad: torch.Tensor, args: Sequence[Any]
 ) -> Sequence[torch.Tensor | None]:
-    """Run the backward of an operation: one gradient (or None) for each differentiable tensor."""
-    plan = resolve(facts, asked)
+    """Run the backward of an operation: one gradient (or None) for each differentiable tensor.
+
+    Its order is chosen for itself: every order gives the same derivative.
+    """
+    plan = resolve(facts, asked, "backward")
     return backends.load(plan.backend).function(f"{op}_backward")(plan.order, tuple(needs), grad, *args)

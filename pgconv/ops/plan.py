@@ -1,7 +1,8 @@
-"""Cost model: FLOPs and bytes of every evaluation order, and the cheapest of the runnable ones.
+"""Cost model: work of every evaluation order, forward and backward, and the cheapest of the runnable ones.
 
-An estimate is ``flops / (rate * peak) + bytes / bandwidth``. Only ratios between orders matter, so one nominal peak and
-bandwidth serve all machines; the rates are the fraction of the matrix peak an order reaches.
+An estimate is ``calls + flops / (rate * peak) + bytes / bandwidth`` with the rates of ``pgconv.ops.rates``: what fraction of the
+multiply-add peak an order reaches, measured on large calls. What a small call wastes (lanes without a pixel, vectors
+without a channel) is counted in the work, not in the rate.
 """
 
 from __future__ import annotations
@@ -9,70 +10,140 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pgconv.spec import Facts, Plan
+from pgconv.ops.rates import Rates
+from pgconv.spec import ConvGeometry, Facts, Plan
 
-_NOMINAL_PEAK = 4e11
-_NOMINAL_BANDWIDTH = 2e10
-
-# Fraction of peak. Vendor convolutions run close to it; the plain tap loops are many separate GEMMs.
-_RATES = {"materialize": 0.8, "direct": 0.5, "aggregate": 0.4, "mix": 0.4}
+DIRECTIONS = ("forward", "backward")
 
 _BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+
+# Pixels in a panel and lanes of a vector of the widest instruction set in float32; only what is wasted depends on them.
+_PANEL, _LANES = 32, 16
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Work of one order: floating point operations (a multiply-add counts two) and bytes moved to and from memory."""
+    """Work of one order in one direction.
+
+    Attributes:
+        flops: floating point operations of the sum itself; a multiply-add counts two
+        bytes: moved to and from memory
+        wasted: operations on padding, beside ``flops``
+        calls: how many times the fixed cost of starting an order is paid
+    """
 
     flops: float
     bytes: float
+    wasted: float = 0.0
+    calls: int = 1
 
-    def seconds(self, rate: float = 0.5) -> float:
-        """Estimate on the nominal machine."""
-        return self.flops / (rate * _NOMINAL_PEAK) + self.bytes / _NOMINAL_BANDWIDTH
+    def seconds(self, plan: Plan, rates: Rates, direction: str = "forward") -> float:
+        """Estimate on the machine the rates describe."""
+        rate = rates.rate(plan, direction) * rates.peak
+        return self.calls * rates.start(plan) + (self.flops + self.wasted) / rate + self.bytes / rates.bandwidth
 
 
-def costs(facts: Facts) -> dict[str, Cost]:
+def costs(facts: Facts, direction: str = "forward") -> dict[str, Cost]:
     """Cost of every evaluation order of a call."""
-    return _COSTS[facts.op](facts)
+    return _COSTS[facts.op](facts, direction == "backward")
 
 
-def cheapest(facts: Facts, plans: Sequence[Plan]) -> Plan:
+def cheapest(facts: Facts, plans: Sequence[Plan], rates: Rates, direction: str = "forward") -> Plan:
     """The plan with the smallest estimate; the first one on a tie."""
     if len(plans) == 1:
         return plans[0]
-    table = costs(facts)
-    return min(plans, key=lambda plan: table[plan.order].seconds(_RATES[plan.order]))
+    table = costs(facts, direction)
+    return min(plans, key=lambda plan: table[plan.order].seconds(plan, rates, direction))
 
 
-def _group_conv2d(facts: Facts) -> dict[str, Cost]:
+def _padded(n: int, unit: int) -> int:
+    return -(-n // unit) * unit
+
+
+def _inside(geometry: ConvGeometry | None, size: tuple[int, int], out: tuple[int, int]) -> float:
+    """Share of a dense window's reads that meet the image: a good dense convolution skips the padding."""
+    if geometry is None:
+        return 1.0
+    share = 1.0
+    for i in (0, 1):
+        stride, padding, dilation = geometry.stride[i], geometry.padding[i], geometry.dilation[i]
+        hits = 0
+        for tap in range(geometry.kernel_size):
+            low, high = -(-(padding - tap * dilation) // stride), (size[i] - 1 + padding - tap * dilation) // stride
+            hits += max(0, min(high, out[i] - 1) - max(low, 0) + 1)
+        share *= hits / max(geometry.kernel_size * out[i], 1)
+    return share
+
+
+def _group_conv2d(facts: Facts, backward: bool) -> dict[str, Cost]:
     n = dict(facts.sizes)
     word = _BYTES[facts.dtypes[0]]
+    geometry = facts.geometry
+    size, out = (n["H"], n["W"]), (n["Ho"], n["Wo"])
     pixels, pixels_in = n["Ho"] * n["Wo"], n["H"] * n["W"]
-    k2 = facts.geometry.kernel_size**2 if facts.geometry else n["T"]
+    k2 = geometry.kernel_size**2 if geometry else n["T"]
     pair = n["O"] * n["Nu"] * n["C"] * n["Nv"]
-    signals = word * (n["B"] * n["C"] * n["Nv"] * pixels_in + n["B"] * n["O"] * n["Nu"] * pixels)
+    f_bytes = word * n["B"] * n["C"] * n["Nv"] * pixels_in
+    y_bytes = word * n["B"] * n["O"] * n["Nu"] * pixels
+    signals = 2 * f_bytes + y_bytes if backward else f_bytes + y_bytes
     build = 2 * n["S"] * pair * n["T"] * n["Hb"]
-    gathered = n["B"] * n["C"] * n["Nv"] * pixels * n["T"]
-    moments = n["B"] * n["Nu"] * n["C"] * n["Hb"] * pixels
-    mixed = n["B"] * n["Nv"] * n["O"] * n["Hb"] * pixels_in
-    return {
-        "materialize": Cost(2 * n["B"] * pair * k2 * pixels + build, signals + 4 * word * n["S"] * pair * k2),
-        "direct": Cost(
-            2 * n["B"] * pair * n["T"] * pixels + build, signals + word * (3 * gathered + 3 * n["S"] * pair * n["T"])
+
+    # Backward: gradients of the signal and of the kernel, and three products with the kernel's factors.
+    twice, thrice = (2, 3) if backward else (1, 1)
+
+    def waste(count: int, unit: int) -> float:
+        return _padded(count, unit) / max(count, 1) - 1
+
+    dense = 2 * n["B"] * pair * k2 * pixels
+    taps = 2 * n["B"] * pair * n["T"] * pixels
+    moments = 2 * n["B"] * n["Nu"] * n["C"] * n["Hb"] * n["Nv"] * n["T"] * pixels
+    head = 2 * n["B"] * n["O"] * n["Nu"] * n["C"] * n["Hb"] * pixels
+    distribute = 2 * n["B"] * n["O"] * n["Nu"] * n["Hb"] * n["Nv"] * n["T"] * pixels_in
+    mixed = 2 * n["B"] * n["Nv"] * n["O"] * n["C"] * n["Hb"] * pixels_in
+    work = {
+        # What lies outside the image is subtracted as negative waste.
+        "materialize": Cost(
+            twice * dense + thrice * build,
+            signals + thrice * 4 * word * n["S"] * pair * k2,
+            twice * dense * (_inside(geometry, size, out) - 1),
         ),
+        "direct": Cost(twice * taps + thrice * build, signals, twice * taps * waste(pixels, _PANEL)),
         "aggregate": Cost(
-            2 * moments * n["Nv"] * n["T"] + 2 * n["O"] * moments,
-            signals + word * (3 * gathered + 3 * moments * n["T"]),
+            thrice * moments + twice * head, signals, (thrice * moments + twice * head) * waste(pixels, _PANEL)
         ),
-        "mix": Cost(
-            2 * mixed * n["C"] + 2 * n["B"] * n["O"] * n["Nu"] * n["Hb"] * n["Nv"] * n["T"] * pixels,
-            signals + word * 3 * mixed * n["T"],
-        ),
+        "mix": Cost(thrice * (distribute + mixed), signals, thrice * (distribute + mixed) * waste(pixels_in, _PANEL)),
     }
+    if geometry is not None and min(out) > 0:
+        work["spectral"] = _spectral(n, geometry, size, out, pair, build, signals, backward)
+    return work
 
 
-def _point_conv(facts: Facts) -> dict[str, Cost]:
+def _spectral(n, geometry, size, out, pair, build, signals, backward) -> Cost:
+    period_y, period_x = geometry.period(*size)
+    half = period_y // 2 + 1
+    frequencies, padded = period_x * half, _padded(period_x * half, _LANES)
+
+    def transforms(lanes: int, unit: int) -> float:
+        """Both sides' planes; backward the window side has one more transform, that of its gradient."""
+        return sum(
+            times * n["B"] * planes * (4 * lanes * height * _padded(width, unit) + 8 * period_x * width * lanes)
+            for times, planes, (height, width) in (
+                (2 if backward else 1, n["C"] * n["Nv"], size),
+                (1, n["O"] * n["Nu"], out),
+            )
+        )
+
+    exact, wide = transforms(half, 1), transforms(_padded(half, _LANES), _LANES)
+    spectra = n["B"] if n["S"] > 1 else 1
+    per_frequency = (2 if backward else 1) * pair * (6 * n["B"] + 2 * n["T"] * spectra)
+    build = (3 if backward else 1) * build
+    # Spectra are written and read beside the signals.
+    traffic = signals + 16 * n["B"] * padded * (n["C"] * n["Nv"] * (2 if backward else 1) + n["O"] * n["Nu"])
+    waste = per_frequency * (padded - frequencies) + wide - exact
+    return Cost(per_frequency * frequencies + exact + build, traffic, waste, spectra)
+
+
+def _point_conv(facts: Facts, backward: bool) -> dict[str, Cost]:
     n = dict(facts.sizes)
     word = _BYTES[facts.dtypes[0]]
     rows = n["B"] * n["Nu"]
@@ -80,14 +151,16 @@ def _point_conv(facts: Facts) -> dict[str, Cost]:
     moments = 2 * n["pairs"] * n["C"] * n["Hb"]
     head = 2 * rows * n["Hb"] * n["C"] * (1 if n["depthwise"] else n["O"])
     signals = word * (n["B"] * n["Nv"] * n["C"] + rows * n["O"])
-    return {"aggregate": Cost(net + moments + head, signals + word * 2 * n["pairs"] * n["Hb"])}
+    times = 3 if backward else 1
+    return {"aggregate": Cost(times * (net + moments + head), times * (signals + word * 2 * n["pairs"] * n["Hb"]))}
 
 
-def _features(facts: Facts) -> dict[str, Cost]:
+def _features(facts: Facts, backward: bool) -> dict[str, Cost]:
     n = dict(facts.sizes)
     points = n["points"] if "points" in n else n["S"] * n["Nu"] * n["Nv"]
     hidden = int(facts.features.net.split(":")[2]) if facts.features else 0
-    return {"direct": Cost(_net_flops(facts) * points, _BYTES[facts.dtypes[-1]] * points * hidden)}
+    times = 3 if backward else 1
+    return {"direct": Cost(times * _net_flops(facts) * points, times * _BYTES[facts.dtypes[-1]] * points * hidden)}
 
 
 def _net_flops(facts: Facts) -> float:

@@ -13,7 +13,7 @@ from pgconv.spec import Facts
 _ORDERS = {
     "relative_features": ("direct",),
     "kernel_net": ("direct",),
-    "group_conv2d": ("aggregate", "direct", "mix", "materialize"),
+    "group_conv2d": ("aggregate", "direct", "mix", "spectral", "materialize"),
     "point_conv": ("aggregate",),
 }
 _NATIVE_DTYPES = ("float32", "float64")
@@ -23,6 +23,7 @@ class CppBackend:
     """See ``pgconv.backends.base.Backend``."""
 
     name = "cpp"
+    planned = True
 
     def unavailable(self, device: str) -> str | None:
         return library.load_error() if device == "cpu" else f"the native CPU library does not run on {device} tensors"

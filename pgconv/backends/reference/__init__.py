@@ -14,12 +14,12 @@ import torch
 from pgconv.backends.base import raw_functions
 from pgconv.backends.reference import features, group_conv2d, point_conv
 from pgconv.backends.reference.vjp import vjp
-from pgconv.spec import ORDERS, ConvGeometry, Facts, FeatureSpec
+from pgconv.spec import ConvGeometry, Facts, FeatureSpec
 
 _ORDERS = {
     "relative_features": ("direct",),
     "kernel_net": ("direct",),
-    "group_conv2d": ORDERS,
+    "group_conv2d": tuple(group_conv2d.ORDERS),
     "point_conv": ("aggregate",),
 }
 
@@ -28,6 +28,7 @@ class ReferenceBackend:
     """See ``pgconv.backends.base.Backend``."""
 
     name = "reference"
+    planned = False
 
     def unavailable(self, device: str) -> str | None:
         return None
@@ -37,11 +38,12 @@ class ReferenceBackend:
 
     def why_not(self, facts: Facts, order: str) -> str | None:
         known = self.orders(facts.op)
-        return (
-            None
-            if order in known
-            else f"the reference evaluates {facts.op} in the orders {', '.join(known)}, not {order!r}"
-        )
+        if order not in known:
+            return f"the reference evaluates {facts.op} in the orders {', '.join(known)}, not {order!r}"
+        # Vendor transforms know no half precision.
+        if order == "spectral" and not set(facts.dtypes) <= {"float32", "float64"}:
+            return f"the order 'spectral' needs float32 or float64, received {', '.join(facts.dtypes)}"
+        return None
 
     def function(self, op: str) -> Callable[..., Any]:
         return _FUNCTIONS[op]

@@ -20,7 +20,7 @@ def group_conv2d(
     f: torch.Tensor, phi: torch.Tensor, weight: torch.Tensor, geometry: ConvGeometry, order: str
 ) -> torch.Tensor:
     """The sum in the named order; result ``[B,O,Nu,Ho,Wo]``."""
-    return _ORDERS[order](f, phi, weight, geometry)
+    return ORDERS[order](f, phi, weight, geometry)
 
 
 def _windows(f: torch.Tensor, geometry: ConvGeometry) -> Iterator[torch.Tensor]:
@@ -67,4 +67,29 @@ def _total(terms: Iterator[torch.Tensor]) -> torch.Tensor:
     return total
 
 
-_ORDERS = {"direct": _direct, "aggregate": _aggregate, "mix": _mix, "materialize": vendor_conv.forward}
+def _spectral(f: torch.Tensor, phi: torch.Tensor, weight: torch.Tensor, geometry: ConvGeometry) -> torch.Tensor:
+    """Products of spectra on a cyclic domain that holds the image, padding in front, and the taps."""
+    height, width = f.shape[-2:]
+    rows, cols = geometry.period(height, width)
+    out_height, out_width = geometry.out_size(height, width)
+    (ph, pw), (sh, sw), (dh, dw) = geometry.padding, geometry.stride, geometry.dilation
+    signal = torch.fft.rfft2(F.pad(f, (pw, cols - pw - width, ph, rows - ph - height)))
+    taps = torch.tensor(
+        [dh * (i + geometry.radius) % rows * cols + dw * (j + geometry.radius) % cols for i, j in geometry.taps()],
+        device=f.device,
+    )
+    values = torch.einsum("och,buvth->bouvct", weight, phi)
+    window = values.new_zeros(*values.shape[:-1], rows * cols).index_add(-1, taps, values)
+    kernel = torch.fft.rfft2(window.unflatten(-1, (rows, cols)))
+    out = torch.fft.irfft2(torch.einsum("bouvcyx,bcvyx->bouyx", kernel.conj(), signal), (rows, cols))
+    y, x = ((torch.arange(n, device=f.device) * s) % p for n, s, p in ((out_height, sh, rows), (out_width, sw, cols)))
+    return out[..., y[:, None], x]
+
+
+ORDERS = {
+    "direct": _direct,
+    "aggregate": _aggregate,
+    "mix": _mix,
+    "spectral": _spectral,
+    "materialize": vendor_conv.forward,
+}

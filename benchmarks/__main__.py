@@ -1,0 +1,32 @@
+"""``python -m benchmarks NAME [options]``; ``python -m benchmarks NAME --help`` lists the options of one benchmark."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+BENCHMARKS = {
+    "group_conv2d": "the image convolution against other people's ways in PyTorch",
+    "features": "kernel-net features, the native library against plain PyTorch",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmark named first with the remaining arguments."""
+    lines = "\n".join(f"  {name:<14} {what}" for name, what in BENCHMARKS.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description=__doc__,
+        epilog=f"benchmarks:\n{lines}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("name", choices=BENCHMARKS, metavar="NAME", help="which benchmark")
+    parser.add_argument("options", nargs=argparse.REMAINDER, help="its options")
+    chosen = parser.parse_args(argv)
+    return import_module(f"benchmarks.{chosen.name}").main(chosen.options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,197 @@
+"""Other people's way: the same sum in PyTorch's own operators, each with the operands ``f [B,C,Nv,H,W]``,
+``phi [S,Nu,Nv,T,Hb]``, ``weight [O,C,Hb]`` and a geometry, and a contiguous result ``[B,O,Nu,Ho,Wo]``.
+
+``materialised`` builds the k x k kernel and calls the vendor's convolution, which is what the method's release does;
+``compiled`` is the same under ``torch.compile``; ``factored`` convolves with the features and then multiplies with the
+head, through an intermediate with H features; ``disc`` gathers only the taps inside the disc and makes one matrix
+product. Nothing here is shared with pgconv's own orders.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from benchmarks.cases import Case
+from pgconv.ops.plan import costs
+from pgconv.spec import ConvGeometry
+
+MEMORY_LIMIT = 6e9
+"""Bytes a baseline's largest intermediate may have; more and it is not run."""
+
+
+def materialised(f: torch.Tensor, phi: torch.Tensor, weight: torch.Tensor, geometry: ConvGeometry) -> torch.Tensor:
+    """Kernel with zeros outside the disc, one dense convolution; a grouped one where every image has its kernel."""
+    return _dense(f, _fill(phi, geometry), weight, *_walk(geometry))
+
+
+def _dense(
+    f: torch.Tensor,
+    phi: torch.Tensor,
+    weight: torch.Tensor,
+    kernel: int,
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+) -> torch.Tensor:
+    b, c, nv, height, width = f.shape
+    s, nu, _, t, h = phi.shape
+    o = weight.shape[0]
+    # [1,O*C,H] @ [S*Nu,H,Nv*k*k]: a product for each output sample, then the one copy into the convolution's layout.
+    values = weight.reshape(1, o * c, h) @ phi.reshape(s * nu, nv * t, h).transpose(1, 2)
+    values = values.reshape(s, nu, o, c * nv * t).transpose(1, 2).reshape(s * o * nu, c * nv, kernel, kernel)
+    signal = f.reshape(b // s, s * c * nv, height, width)
+    out = F.conv2d(signal, values, None, stride, padding, dilation, s)
+    return out.reshape(b, o, nu, *out.shape[-2:])
+
+
+class Compiled:
+    """``materialised`` under ``torch.compile``; compiled anew for every shape, as static shapes give the best code."""
+
+    def __init__(self, backend: str = "inductor") -> None:
+        self._dense: Callable[..., torch.Tensor] = torch.compile(_dense, dynamic=False, backend=backend)
+
+    def __call__(
+        self, f: torch.Tensor, phi: torch.Tensor, weight: torch.Tensor, geometry: ConvGeometry
+    ) -> torch.Tensor:
+        return self._dense(f, _fill(phi, geometry), weight, *_walk(geometry))
+
+
+def factored(f: torch.Tensor, phi: torch.Tensor, weight: torch.Tensor, geometry: ConvGeometry) -> torch.Tensor:
+    """``A[b,c,h,u] = sum_{v,t} phi f`` by a convolution that sees every channel as an image, then a product with the head."""
+    b, c, nv, height, width = f.shape
+    s, nu, _, _, h = phi.shape
+    o = weight.shape[0]
+    kernel, *walk = _walk(geometry)
+    filters = _fill(phi, geometry).permute(0, 4, 1, 2, 3).reshape(s * h * nu, nv, kernel, kernel)
+    if s == 1:
+        moments = F.conv2d(f.reshape(b * c, nv, height, width), filters, None, *walk)
+    else:
+        # Images become groups, channels the batch.
+        signal = f.transpose(0, 1).reshape(c, b * nv, height, width)
+        moments = F.conv2d(signal, filters, None, *walk, groups=b)
+        moments = moments.reshape(c, b, h * nu, *moments.shape[-2:]).transpose(0, 1)
+    rows, columns = moments.shape[-2:]
+    out = _product(weight.reshape(1, o, c * h), moments.reshape(b, c * h, nu * rows * columns))
+    return out.reshape(b, o, nu, rows, columns)
+
+
+def disc(f: torch.Tensor, phi: torch.Tensor, weight: torch.Tensor, geometry: ConvGeometry) -> torch.Tensor:
+    """Windows of the taps in the disc side by side, then a matrix product with the kernel's values."""
+    b, c, nv, height, width = f.shape
+    s, nu, _, t, h = phi.shape
+    o = weight.shape[0]
+    rows, columns = geometry.out_size(height, width)
+    (ph, pw), (sh, sw), (dh, dw) = geometry.padding, geometry.stride, geometry.dilation
+    padded = F.pad(f, (pw, pw, ph, ph))
+    corners = [(dh * (row + geometry.radius), dw * (column + geometry.radius)) for row, column in geometry.taps()]
+    windows = torch.stack(
+        [
+            padded[..., top : top + sh * (rows - 1) + 1 : sh, left : left + sw * (columns - 1) + 1 : sw]
+            for top, left in corners
+        ],
+        3,
+    )
+    values = weight.reshape(1, o * c, h) @ phi.reshape(s * nu, nv * t, h).transpose(1, 2)
+    values = values.reshape(s, nu, o, c * nv * t).transpose(1, 2).reshape(s, o * nu, c * nv * t)
+    return _product(values, windows.reshape(b, c * nv * t, rows * columns)).reshape(b, o, nu, rows, columns)
+
+
+def _product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
+    """``[1|B,M,K] @ [B,K,P]``. Of the ways to write it (matmul, 1x1 convolution, a loop over images) these are the fastest
+    forward and backward."""
+    if left.shape[0] == 1 and right.shape[2] == 1:
+        return F.linear(right[:, :, 0], left[0])[:, :, None]
+    return torch.bmm(left.expand(right.shape[0], -1, -1), right)
+
+
+@lru_cache(maxsize=64)
+def _positions(geometry: ConvGeometry) -> torch.Tensor:
+    """Place of every tap in the row-major k x k window."""
+    k, r = geometry.kernel_size, geometry.radius
+    return torch.tensor([(row + r) * k + column + r for row, column in geometry.taps()])
+
+
+def _fill(phi: torch.Tensor, geometry: ConvGeometry) -> torch.Tensor:
+    """Features on the whole window, zero outside the disc: small, so the large kernel needs no masking."""
+    s, nu, nv, _, h = phi.shape
+    window = phi.new_zeros(s, nu, nv, geometry.kernel_size**2, h)
+    return window.index_copy(3, _positions(geometry), phi)
+
+
+def _walk(geometry: ConvGeometry) -> tuple[Any, ...]:
+    return geometry.kernel_size, geometry.stride, geometry.padding, geometry.dilation
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """One way: how to make its function, what it costs and when it cannot run.
+
+    Attributes:
+        name: short, names a column
+        make: the function, made once for a case
+        order: the evaluation order whose arithmetic it has
+        window: whether that arithmetic runs over the k x k window instead of the taps in the disc
+        elements: size of its largest intermediate
+        compiled: whether its first call compiles
+    """
+
+    name: str
+    make: Callable[[], Callable[..., torch.Tensor]]
+    order: str
+    window: bool
+    elements: Callable[[Case], int]
+    compiled: bool = False
+
+    def flops(self, case: Case) -> float:
+        """Of one forward pass."""
+        facts = case.facts()
+        if self.window:
+            sizes = dict(facts.sizes) | {"T": case.kernel**2}
+            facts = replace(facts, sizes=tuple(sizes.items()))
+        return costs(facts)[self.order].flops
+
+    def why_not(self, case: Case) -> str | None:
+        """Reason why it does not run the case, or None."""
+        size = self.elements(case) * case.torch_dtype.itemsize
+        if size > MEMORY_LIMIT:
+            return f"its intermediate of {size / 1e9:.1f} GB is above the limit of {MEMORY_LIMIT / 1e9:.0f} GB"
+        if case.dtype == "bfloat16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            return "the vendor's convolution has no bfloat16 on this CPU"
+        if self.compiled and not any(shutil.which(x) for x in (os.environ.get("CXX", "g++"), "clang++", "c++")):
+            return "torch.compile needs a C++ compiler"
+        return None
+
+
+def _kernel_elements(case: Case) -> int:
+    return case.sets * case.outputs * case.nu * case.inputs * case.nv * case.kernel**2
+
+
+def _pixels(case: Case) -> int:
+    rows, columns = case.geometry.out_size(case.height, case.width)
+    return case.batch * rows * columns
+
+
+def _moment_elements(case: Case) -> int:
+    return _pixels(case) * case.inputs * case.features * case.nu
+
+
+def _window_elements(case: Case) -> int:
+    """Windows, or in the backward pass the kernel's gradient image by image."""
+    columns = case.inputs * case.nv * case.shapes[1][3]
+    return max(_pixels(case) * columns, case.batch * case.outputs * case.nu * columns)
+
+
+BASELINES: tuple[Baseline, ...] = (
+    Baseline("materialised", lambda: materialised, "materialize", True, _kernel_elements),
+    Baseline("compiled", Compiled, "materialize", True, _kernel_elements, compiled=True),
+    Baseline("factored", lambda: factored, "aggregate", True, _moment_elements),
+    Baseline("disc", lambda: disc, "direct", False, _window_elements),
+)

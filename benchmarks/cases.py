@@ -1,0 +1,271 @@
+"""What is measured: one row for each convolution, with a name made of its fields and the published layer it stands for.
+
+Layers are those of the method's networks: the 13-layer net (kernel 3, 8 features), the residual net (kernel 7, 32
+features), each with a bias feature that is constantly 1. Published batches are 64 to 128 images; costs are linear in
+the batch, so smaller ones are measured here.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+
+from pgconv.ops._define import FAMILIES
+from pgconv.spec import ConvGeometry, Facts
+
+OPERANDS = ("f", "phi", "weight")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call of ``group_conv2d`` and the gradients asked for.
+
+    Attributes:
+        layer: the part it plays in a network
+        source: the published layer it is, or the nearest one and in what it differs
+        published: whether a published network has a layer of these channels, samples, taps and maps (any batch)
+        batch: images
+        inputs: channels of the signal
+        outputs: channels of the result
+        nv: samples of the signal; 1 for lifting
+        nu: samples of the result
+        kernel: window size
+        hidden: features of the kernel net
+        height: rows of the map
+        width: columns of the map
+        bias: one more feature that is constantly 1
+        padding: ``"same"`` or ``"valid"``
+        per_example: samples of their own for every image (S = B)
+        dtype: of all operands
+        needs: operands whose gradient is asked for
+    """
+
+    layer: str
+    source: str
+    published: bool
+    batch: int
+    inputs: int
+    outputs: int
+    nv: int
+    nu: int
+    kernel: int
+    hidden: int
+    height: int
+    width: int
+    bias: bool = False
+    padding: str = "same"
+    per_example: bool = False
+    dtype: str = "float32"
+    needs: tuple[str, ...] = OPERANDS
+
+    @property
+    def name(self) -> str:
+        """For example ``gcnn13-B16-C128-O128-N8-k3-H8-32x32``."""
+        samples = f"N{self.nu}" if self.nv == self.nu else f"N{self.nv}to{self.nu}"
+        parts = [
+            self.layer,
+            f"B{self.batch}",
+            f"C{self.inputs}",
+            f"O{self.outputs}",
+            samples,
+            f"k{self.kernel}",
+            f"H{self.hidden}{'+1' if self.bias else ''}",
+            f"{self.height}x{self.width}",
+        ]
+        parts += ["valid"] if self.padding != "same" else []
+        parts += ["perexample"] if self.per_example else []
+        parts += [self.dtype] if self.dtype != "float32" else []
+        parts += [] if self.needs == OPERANDS else ["grad", *self.needs]
+        return "-".join(parts)
+
+    @property
+    def features(self) -> int:
+        return self.hidden + self.bias
+
+    @property
+    def sets(self) -> int:
+        """S: kernels per call."""
+        return self.batch if self.per_example else 1
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        return getattr(torch, self.dtype)
+
+    @property
+    def geometry(self) -> ConvGeometry:
+        return ConvGeometry.make("benchmark", self.kernel, 1, self.padding, 1, "disc")
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Of f, phi and weight."""
+        taps = len(self.geometry.taps())
+        return (
+            (self.batch, self.inputs, self.nv, self.height, self.width),
+            (self.sets, self.nu, self.nv, taps, self.features),
+            (self.outputs, self.inputs, self.features),
+        )
+
+    def facts(self) -> Facts:
+        """What planner and backends see of the call."""
+        # Never written, so nothing of it takes memory.
+        operands = (torch.empty(shape, dtype=self.torch_dtype) for shape in self.shapes)
+        return FAMILIES["group_conv2d"].facts(*operands, self.geometry)
+
+    def operands(self) -> list[torch.Tensor]:
+        """f, phi and weight, the same at every call; a result has a variance near 1."""
+        generator = torch.Generator().manual_seed(0)
+        f, phi, weight = (torch.randn(shape, generator=generator) for shape in self.shapes)
+        phi = phi.sin()
+        if self.bias:
+            phi[..., -1] = 1
+        weight /= math.sqrt(self.inputs * self.nv * phi.shape[3] * self.features / 2)
+        return [x.to(self.torch_dtype) for x in (f, phi, weight)]
+
+    def cotangent(self) -> torch.Tensor:
+        """Gradient of the result, the same at every call."""
+        size = self.geometry.out_size(self.height, self.width)
+        generator = torch.Generator().manual_seed(1)
+        return torch.randn(self.batch, self.outputs, self.nu, *size, generator=generator).to(self.torch_dtype)
+
+
+def shrink(case: Case, limit: float) -> Case:
+    """The case with the largest batch whose sum over the taps stays below ``limit`` FLOPs; at least one image, or two where
+    every image has a kernel of its own."""
+    _, _, _, taps, _ = case.shapes[1]
+    rows, columns = case.geometry.out_size(case.height, case.width)
+    image = 2.0 * case.inputs * case.outputs * case.nv * case.nu * taps * rows * columns
+    batch = max(2 if case.per_example else 1, int(limit // image))
+    return replace(case, batch=min(case.batch, batch))
+
+
+_GCNN13 = Case(
+    "gcnn13-block1",
+    "CIFAR 13-layer net, N=8, block 1, without its bias feature",
+    True,
+    batch=16,
+    inputs=128,
+    outputs=128,
+    nv=8,
+    nu=8,
+    kernel=3,
+    hidden=8,
+    height=32,
+    width=32,
+)
+_RESIDUAL = Case(
+    "residual",
+    "nearest: CIFAR residual net, N=8, block 1, which has 32x32 maps and a bias feature",
+    False,
+    batch=16,
+    inputs=32,
+    outputs=32,
+    nv=8,
+    nu=8,
+    kernel=7,
+    hidden=32,
+    height=28,
+    width=28,
+)
+_WIDE = replace(
+    _RESIDUAL,
+    layer="residual64",
+    source="nearest: residual net, N=8, block 2, which has 7x7 (RotMNIST) or 16x16 maps (CIFAR) and a bias feature",
+    inputs=64,
+    outputs=64,
+)
+_BFLOAT16 = {"dtype": "bfloat16", "source": f"{_GCNN13.source}; published in float32"}
+
+CASES: tuple[Case, ...] = (
+    _GCNN13,
+    replace(_GCNN13, batch=1),
+    replace(_GCNN13, bias=True, source="CIFAR 13-layer net, N=8, block 1"),
+    replace(_GCNN13, nv=4, nu=4, source="CIFAR 13-layer net, N=4, block 1, without its bias feature"),
+    replace(_GCNN13, batch=4, nv=16, nu=16, source="CIFAR 13-layer net, N=16, block 1, without its bias feature"),
+    replace(_GCNN13, kernel=7, published=False, source="nearest: CIFAR 13-layer net, N=8, block 1, which has kernel 3"),
+    replace(
+        _GCNN13,
+        layer="gcnn13-block2",
+        source="CIFAR 13-layer net, N=8, block 2, without its bias feature",
+        outputs=256,
+    ),
+    replace(
+        _GCNN13,
+        layer="gcnn13-block3",
+        source="CIFAR 13-layer net, N=8, blocks 3 to 5, without their bias feature",
+        inputs=256,
+        outputs=256,
+        height=16,
+        width=16,
+    ),
+    _RESIDUAL,
+    replace(_RESIDUAL, batch=1),
+    replace(_RESIDUAL, bias=True, source="nearest: CIFAR residual net, N=8, block 1, which has 32x32 maps"),
+    replace(
+        _RESIDUAL, bias=True, height=32, width=32, published=True, source="CIFAR residual net, N=8, block 1, first conv"
+    ),
+    replace(
+        _RESIDUAL,
+        nv=4,
+        nu=4,
+        source="nearest: CIFAR residual net, N=4, block 1, which has 32x32 maps and a bias feature",
+    ),
+    replace(
+        _RESIDUAL,
+        nv=16,
+        nu=16,
+        source="nearest: CIFAR residual net, N=16, block 1, which has 32x32 maps and a bias feature",
+    ),
+    replace(
+        _RESIDUAL,
+        per_example=True,
+        source="nearest: MNIST6-180 residual net, which samples per image but has 10 channels",
+    ),
+    replace(_WIDE, height=14, width=14),
+    _WIDE,
+    replace(
+        _WIDE,
+        bias=True,
+        height=16,
+        width=16,
+        published=True,
+        source="CIFAR residual net, N=8, block 2, second conv",
+    ),
+    replace(
+        _RESIDUAL,
+        layer="shortcut",
+        source="CIFAR residual net, N=8, shortcut of block 1 (it has no bias)",
+        published=True,
+        kernel=1,
+        hidden=16,
+        height=32,
+        width=32,
+    ),
+    replace(
+        _WIDE,
+        layer="last",
+        source="RotMNIST residual net, N=8, last conv, without its bias feature",
+        published=True,
+        height=7,
+        width=7,
+        padding="valid",
+    ),
+    replace(
+        _RESIDUAL,
+        layer="lifting",
+        source="CIFAR residual net, N=8, lifting, without its bias feature; the image needs no gradient",
+        published=True,
+        batch=64,
+        inputs=3,
+        nv=1,
+        height=32,
+        width=32,
+        needs=("phi", "weight"),
+    ),
+    replace(_GCNN13, **_BFLOAT16),
+    replace(_GCNN13, batch=1, **_BFLOAT16),
+    replace(
+        _GCNN13, **(_BFLOAT16 | {"bias": True, "source": "CIFAR 13-layer net, N=8, block 1; published in float32"})
+    ),
+)

@@ -1,0 +1,125 @@
+"""Baselines and pgconv's plans as one kind of thing: a function of (f, phi, weight, geometry) with a name and a cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+import pgconv
+from benchmarks.baselines import BASELINES, Baseline
+from benchmarks.cases import Case
+from pgconv.ops import dispatch
+from pgconv.ops.plan import costs
+from pgconv.spec import Plan
+
+OURS = "pgconv"
+
+
+@dataclass(frozen=True)
+class Implementation:
+    """One way to evaluate one case.
+
+    Attributes:
+        name: of the baseline, or ``pgconv``
+        plan: backend and order taken; empty for a baseline
+        function: ``(f, phi, weight, geometry) -> [B,O,Nu,Ho,Wo]``
+        flops: of one forward pass, by its own arithmetic
+        refuses: reason why it does not run a case, or None
+        compiled: whether its first call compiles
+    """
+
+    name: str
+    plan: str
+    function: Callable[..., torch.Tensor]
+    flops: float
+    refuses: Callable[[Case], str | None]
+    compiled: bool = False
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.name, self.plan
+
+    @property
+    def label(self) -> str:
+        return f"{self.name} {self.plan}".rstrip()
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """What does not run on a case, and why."""
+
+    name: str
+    plan: str
+    reason: str
+
+
+class UnknownName(ValueError):
+    """A baseline asked for that does not exist."""
+
+
+def work(flops: float, needs: Sequence[str], direction: str) -> float:
+    """FLOPs counted for a direction, from those of a forward pass.
+
+    The sum is trilinear, so each gradient costs about one forward pass and the gradients of phi and weight share theirs:
+    forward and backward count 3 passes, or 2 where the signal needs no gradient. Recomputation is not counted, so the
+    percentage of peak of a plan that recomputes is what is left after it.
+    """
+    if direction == "forward":
+        return flops
+    return flops * (3 if "f" in needs else 2)
+
+
+def baseline(way: Baseline, case: Case) -> Implementation | Skipped:
+    """A baseline on a case."""
+    reason = way.why_not(case)
+    if reason is not None:
+        return Skipped(way.name, "", reason)
+    return Implementation(way.name, "", way.make(), way.flops(case), way.why_not, way.compiled)
+
+
+def ours(plan: str, case: Case) -> Implementation | Skipped:
+    """pgconv on a case with a plan such as ``auto:auto`` or ``cpp:aggregate``, fixed to the one taken."""
+    facts = case.facts()
+    try:
+        taken = dispatch.resolve(facts, Plan.parse(plan))
+    except ValueError as error:
+        return Skipped(OURS, plan, str(error))
+
+    def function(f: torch.Tensor, phi: torch.Tensor, weight: torch.Tensor, geometry: object) -> torch.Tensor:
+        return pgconv.ops.group_conv2d(f, phi, weight, str(geometry), str(taken))
+
+    def refuses(other: Case) -> str | None:
+        return dict(dispatch.candidates(other.facts()))[taken]
+
+    return Implementation(OURS, str(taken), function, costs(facts)[taken.order].flops, refuses)
+
+
+def select(case: Case, plans: str, baselines: str) -> list[Implementation | Skipped]:
+    """What runs on a case, baselines first.
+
+    Args:
+        case: the case
+        plans: ``"best"`` for the planner's choice, ``"all"`` for every native plan that can run, or plans by name
+        baselines: ``"all"``, ``"none"`` or names
+    """
+    known = {way.name: way for way in BASELINES}
+    names = list(known) if baselines == "all" else [] if baselines == "none" else baselines.split(",")
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise UnknownName(f"baselines must be 'all', 'none' or among {', '.join(known)}, received {', '.join(unknown)}")
+    chosen = [baseline(known[name], case) for name in names]
+    return chosen + [ours(plan, case) for plan in _plans(case, plans)]
+
+
+def _plans(case: Case, plans: str) -> list[str]:
+    if plans == "all":
+        native = [str(p) for p, why in dispatch.candidates(case.facts()) if why is None and p.backend != "reference"]
+        return native or ["auto:auto"]
+    return ["auto:auto"] if plans == "best" else plans.split(",")
+
+
+def rebuild(name: str, plan: str, case: Case) -> Implementation | Skipped:
+    """The implementation with this name and plan, in another process."""
+    return ours(plan, case) if name == OURS else baseline({way.name: way for way in BASELINES}[name], case)

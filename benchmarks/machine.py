@@ -1,0 +1,88 @@
+"""The machine as a number and as words: its arithmetic peak, and what a stored result must say about where it was measured."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime, timezone
+from pathlib import Path
+
+import torch
+
+import pgconv
+from pgconv.backends.cpp import library
+
+PROBE_MILLISECONDS = 50
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Run the block with this many threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def peak_probe(dtype: torch.dtype = torch.float32) -> str:
+    """What ``peak`` measures: ``fma`` (multiply-adds in registers) or, where there is no native operator, ``matmul``."""
+    return "matmul" if _fma_probe(_low(dtype)) is None else "fma"
+
+
+def peak(dtype: torch.dtype = torch.float32) -> float:
+    """FLOP/s the current threads reach now. Asked in every round, so that a busy machine shows."""
+    low = _low(dtype)
+    probe = _fma_probe(low)
+    return _matmul_rate(torch.bfloat16 if low else torch.float32) if probe is None else probe()
+
+
+def _fma_probe(low: bool) -> Callable[[], float] | None:
+    """The native operator; a library whose operator has no precision argument measures float32 only."""
+    if library.load_error() is not None or not hasattr(library.ops(), "fma_rate"):
+        return None
+    rate = library.ops().fma_rate
+    if len(rate.default._schema.arguments) > 1:
+        return lambda: rate(PROBE_MILLISECONDS, low)
+    return None if low else lambda: rate(PROBE_MILLISECONDS)
+
+
+def _low(dtype: torch.dtype) -> bool:
+    return dtype in (torch.bfloat16, torch.float16)
+
+
+def _matmul_rate(dtype: torch.dtype, size: int = 1024) -> float:
+    """Rate of a large matrix product, which is somewhat below the peak."""
+    a = torch.ones(size, size, dtype=dtype)
+    out = a @ a
+    count, begin = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - begin) < 1e-3 * PROBE_MILLISECONDS or not count:
+        torch.mm(a, a, out=out)
+        count += 1
+    return 2.0 * size**3 * count / elapsed
+
+
+def describe() -> dict[str, str]:
+    """Versions, processor, instruction set, allocator setting and date: columns of every stored row."""
+    native = library.load_error() is None
+    return {
+        "allocator": f"THP_MEM_ALLOC_ENABLE={os.environ.get('THP_MEM_ALLOC_ENABLE', 'unset')}",
+        "pgconv": pgconv.__version__,
+        "torch": torch.__version__,
+        "isa": library.isa() if native else torch.backends.cpu.get_cpu_capability(),
+        "cpu": f"{_processor()}, {os.cpu_count()} cores",
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

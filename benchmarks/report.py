@@ -1,0 +1,192 @@
+"""Rows of results: aligned text, CSV and a plot."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TextIO
+
+from benchmarks.baselines import BASELINES
+from benchmarks.implementations import OURS
+
+Row = dict[str, str | float | int | None]
+
+REFERENCE = BASELINES[0].name
+"""The baseline of the plot."""
+
+RATIOS = tuple(f"over_{way.name}" for way in BASELINES)
+"""A baseline's median over the row's: above 1 the row is faster."""
+
+_TEXT = ("case", "source", "published", "dtype", "needs", "direction", "implementation", "plan", "note")
+_NUMBERS = (
+    "threads",
+    "rounds",
+    "median_ms",
+    "q20_ms",
+    "q80_ms",
+    *RATIOS,
+    "over_best",
+    "gflop",
+    "gflop_per_s",
+    "percent_of_peak",
+    "peak_median_gflop_per_s",
+    "peak_min_gflop_per_s",
+    "extra_mb",
+)
+_MACHINE = ("peak_probe", "allocator", "pgconv", "torch", "isa", "cpu", "date")
+
+COLUMNS = (*_TEXT[:-1], *_NUMBERS, *_MACHINE, "note")
+"""Of the CSV. ``over_best`` compares with the fastest baseline; ``extra_mb`` is the peak memory beyond the operands."""
+
+_SHOWN = {
+    "direction": "direction",
+    "threads": "threads",
+    "implementation": "implementation",
+    "plan": "plan",
+    "median_ms": "ms",
+    "q20_ms": "20 %",
+    "q80_ms": "80 %",
+    **{name: f"x {name.removeprefix('over_')}" for name in (*RATIOS, "over_best")},
+    "gflop_per_s": "GFLOP/s",
+    "percent_of_peak": "% peak",
+    "extra_mb": "MB",
+}
+
+
+def row(**values: str | float | int | None) -> Row:
+    """A row with every column; those not given are empty."""
+    unknown = set(values) - set(COLUMNS)
+    if unknown:
+        raise ValueError(f"row: no column {', '.join(sorted(unknown))}")
+    return {name: values.get(name) for name in COLUMNS}
+
+
+def add_ratios(rows: Sequence[Row]) -> None:
+    """Fill the ratios of rows that were timed together: same case, direction and threads."""
+    medians = {r["implementation"]: r["median_ms"] for r in rows if r["median_ms"] and r["implementation"] != OURS}
+    for r in rows:
+        if not r["median_ms"]:
+            continue
+        for way in BASELINES:
+            if way.name in medians:
+                r[f"over_{way.name}"] = medians[way.name] / r["median_ms"]
+        if medians:
+            r["over_best"] = min(medians.values()) / r["median_ms"]
+
+
+def aligned(table: Sequence[Sequence[str]], left: Iterable[int] = ()) -> str:
+    """Lines of a table whose first row is the heading; columns in ``left`` are flush left, the others right."""
+    widths = [max(map(len, column)) for column in zip(*table)]
+    flush = set(left)
+    lines = (
+        "  ".join(x.ljust(w) if i in flush else x.rjust(w) for i, (x, w) in enumerate(zip(line, widths)))
+        for line in table
+    )
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def number(value: object) -> str:
+    """Four digits, without an exponent."""
+    if not isinstance(value, (int, float)):
+        return str(value or "")
+    return f"{value:.0f}" if abs(value) >= 1000 or isinstance(value, int) else f"{value:.4g}"
+
+
+def text(rows: Sequence[Row]) -> str:
+    """One block for each case, then why something is missing. Columns without any value are left out."""
+    blocks = []
+    for case in dict.fromkeys(r["case"] for r in rows):
+        own = [r for r in rows if r["case"] == case]
+        first, timed = own[0], [r for r in own if r["median_ms"]]
+        lines = [f"{case}  [{'' if first['published'] == 'yes' else 'not '}published; {first['source']}]"]
+        if timed:
+            shown = [name for name in _SHOWN if any(r[name] not in (None, "") for r in timed)]
+            table = [[_SHOWN[name] for name in shown], *([number(r[name]) for name in shown] for r in timed)]
+            lines.append(aligned(table, (i for i, name in enumerate(shown) if name in _TEXT)))
+            lines.append(_peaks(timed))
+        lines += dict.fromkeys(
+            ": ".join(filter(None, (f"{r['implementation'] or ''} {r['plan'] or ''}".strip(), r["note"])))
+            for r in own
+            if r["note"]
+        )
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks)
+
+
+def _peaks(rows: Sequence[Row]) -> str:
+    peaks = {}
+    for r in rows:
+        median, low = peaks.get(r["threads"], (0.0, float("inf")))
+        median = max(median, r["peak_median_gflop_per_s"])
+        peaks[r["threads"]] = median, min(low, r["peak_min_gflop_per_s"])
+    words = (f"{median:.0f} (lowest {low:.0f}) on {count} thread(s)" for count, (median, low) in peaks.items())
+    return f"peak GFLOP/s by {rows[0]['peak_probe']}: {', '.join(words)}"
+
+
+class CsvWriter:
+    """Writes rows as they come, so that an interrupted run keeps what it has."""
+
+    def __init__(self, path: Path, columns: Sequence[str] = COLUMNS) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._file: TextIO = path.open("w", newline="", encoding="utf-8")
+        self._writer = csv.DictWriter(self._file, columns)
+        self._writer.writeheader()
+        self._file.flush()
+
+    def write(self, rows: Iterable[Row]) -> None:
+        self._writer.writerows(rows)
+        self._file.flush()
+
+    def __enter__(self) -> CsvWriter:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._file.close()
+
+
+def read_csv(path: Path) -> list[Row]:
+    """Rows of an earlier run; an empty cell is None."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return [
+            row(**{name: _value(name, cell) for name, cell in line.items() if cell != ""})
+            for line in csv.DictReader(file)
+        ]
+
+
+def _value(name: str, cell: str) -> str | float | int:
+    if name in ("threads", "rounds"):
+        return int(cell)
+    return float(cell) if name in _NUMBERS else cell
+
+
+def plot(rows: Sequence[Row], path: Path) -> None:
+    """Bars of the fastest plan's time ratio over the materialised baseline, for every case, direction and thread count."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    ratio = f"over_{REFERENCE}"
+    ours = [r for r in rows if r["implementation"] == OURS and r[ratio]]
+    cases = list(dict.fromkeys(r["case"] for r in ours))
+    series = list(dict.fromkeys((r["direction"], r["threads"]) for r in ours))
+    figure, axes = pyplot.subplots(figsize=(10, 1.5 + 0.2 * len(cases) * (len(series) + 1)), layout="constrained")
+    thickness = 0.8 / max(len(series), 1)
+    for i, (direction, threads) in enumerate(series):
+        best = {}
+        for r in ours:
+            if (r["direction"], r["threads"]) == (direction, threads):
+                best[r["case"]] = max(best.get(r["case"], 0.0), r[ratio])
+        places = [cases.index(case) + (i - (len(series) - 1) / 2) * thickness for case in best]
+        bars = axes.barh(places, list(best.values()), thickness, label=f"{direction}, {threads} thread(s)")
+        axes.bar_label(bars, fmt="%.1f", padding=2, fontsize=7)
+    axes.axvline(1, color="black", linewidth=0.8)
+    axes.set_yticks(range(len(cases)), cases, fontsize=7)
+    axes.invert_yaxis()
+    axes.set_xlabel(f"times faster than {REFERENCE} in plain PyTorch (1 = the same)")
+    if series:
+        axes.legend(fontsize=8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)

@@ -1,0 +1,104 @@
+"""What a machine reaches: peak, bandwidth, and the fraction of the peak of every evaluation order.
+
+Shipped values serve every machine: only their ratios choose between orders. ``calibrate()`` measures this machine's once and
+keeps them in a file; the planner reads that file if there is one.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+
+from pgconv._env import rates_file
+from pgconv.spec import Plan
+
+# (forward, backward) as a fraction of the multiply-add peak on large calls, 2 cores with AVX-512. The vendor's convolution
+# runs close to the peak; the reference's tap loops are many separate matrix products.
+_SHIPPED = {
+    "cpp:materialize": (0.90, 0.80),
+    "cpp:direct": (0.90, 0.83),
+    "cpp:aggregate": (0.88, 0.82),
+    "cpp:mix": (0.80, 0.80),
+    "cpp:spectral": (0.72, 0.60),
+}
+_OTHERS = {"materialize": (0.8, 0.7), "direct": (0.5, 0.4)}
+_ELSE = (0.4, 0.3)
+
+# Seconds before the first multiply-add: packing tables, starting threads.
+_START = {"cpp:spectral": 5e-4, "cpp:direct": 5e-5, "cpp:aggregate": 5e-5, "cpp:mix": 5e-5}
+_START_ELSE = 2e-5
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Machine description for the planner.
+
+    Attributes:
+        source: ``"shipped"`` or the file the values come from
+        peak: FLOP/s of float32 multiply-adds, all threads together
+        bandwidth: bytes/s to and from memory
+        table: (forward, backward) fraction of the peak by plan text
+    """
+
+    source: str = "shipped"
+    peak: float = 2e11
+    bandwidth: float = 1.5e10
+    table: Mapping[str, tuple[float, float]] = field(default_factory=lambda: _SHIPPED)
+
+    def rate(self, plan: Plan, direction: str) -> float:
+        """Fraction of the peak a plan reaches."""
+        found = self.table.get(str(plan)) or _SHIPPED.get(str(plan)) or _OTHERS.get(plan.order, _ELSE)
+        return found[direction == "backward"]
+
+    def start(self, plan: Plan) -> float:
+        """Seconds that every call of a plan costs."""
+        return _START.get(str(plan), _START_ELSE)
+
+
+def machine_name() -> str:
+    """Processor and thread count, the key of stored rates."""
+    model = platform.processor() or platform.machine()
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as info:
+            model = next(line.split(":", 1)[1].strip() for line in info if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass  # not Linux, or a processor without a name
+    return f"{model}, {torch.get_num_threads()} threads"
+
+
+@lru_cache(maxsize=8)
+def _load(path: Path, machine: str) -> Rates:
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))[machine]
+        table = {plan: tuple(map(float, pair)) for plan, pair in stored["table"].items()}
+        return Rates(str(path), float(stored["peak"]), float(stored["bandwidth"]), table)  # type: ignore[arg-type]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        # No file, no entry for this machine, or not a file of ours: the shipped rates are right enough.
+        return Rates()
+
+
+def current() -> Rates:
+    """Rates in use: those measured on this machine with this number of threads, else the shipped ones."""
+    path = rates_file()
+    return Rates() if path is None else _load(path, machine_name())
+
+
+def store(rates: Rates, path: Path) -> None:
+    """Keep rates for this machine, beside those of others in the same file."""
+    try:
+        known = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        known = {}
+    entry = asdict(rates) | {"table": {plan: list(pair) for plan, pair in rates.table.items()}}
+    entry.pop("source")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_suffix(".new")
+    scratch.write_text(json.dumps(known | {machine_name(): entry}, indent=1) + "\n", encoding="utf-8")
+    scratch.replace(path)
+    _load.cache_clear()
