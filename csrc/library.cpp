@@ -28,7 +28,7 @@ STABLE_TORCH_LIBRARY(pgconv_C, m) {
   // instruction set in use has them.
   m.def("fma_rate(int milliseconds, bool bfloat16) -> float");
 
-  // Instruction-set levels: base, avx2, avx512.
+  // Instruction-set levels: base, avx2, avx512, avx512bf16.
   m.def("cpu_isa() -> str");
   m.def("cpu_isa_supported() -> str");  // comma-separated, ascending
   m.def("set_cpu_isa(str level) -> ()");

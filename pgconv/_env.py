@@ -3,7 +3,7 @@
 | variable | meaning |
 |---|---|
 | ``PGCONV_BACKEND`` | backend used when neither ``backend=`` nor ``use_backend`` names one |
-| ``PGCONV_CPU_ISA`` | instruction set of the native CPU library: ``base``, ``avx2`` or ``avx512`` (read by the library itself) |
+| ``PGCONV_CPU_ISA`` | the native CPU library's: ``base``, ``avx2``, ``avx512``, ``avx512bf16`` (read by the library itself) |
 | ``PGCONV_RATES`` | file of measured rates (``pgconv.calibrate``), by default in the user's cache folder; ``shipped``: use none |
 """
 

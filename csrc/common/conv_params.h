@@ -71,13 +71,19 @@ struct ConvSums {
 // Operands of the aggregate order in the order the products read them.
 //   features [s][u]: rows h, depth (v, t);         adjoint [s]: rows (v, t), depth (u, h)
 //   head [chunk]: rows o, depth (c, h);            adjoint [chunk]: rows (c, h), depth o
-// A chunk is `channels` consecutive channels; it begins at number (first channel) H O of the packed head.
+// A chunk is `channels` consecutive channels; it begins at (first channel) times one channel's size. What the numbers of
+// memory hold, the kernels alone know: their own number type, or two bfloat16 numbers each.
 template <class T>
 struct AggregatePacks {
   const T* features;
   const T* features_adjoint;
   const T* head;
   const T* head_adjoint;
+};
+
+// Numbers of memory the packs above take.
+struct AggregateSizes {
+  int64_t features, features_adjoint, head, head_adjoint;
 };
 
 // Operands of the direct order in the order the products read them; lanes are rounded up to whole vectors.
@@ -139,6 +145,7 @@ struct SpectralProblem {
 template <class T>
 struct AggregateKernels {
   int64_t (*chunk_channels)(const ConvProblem<T>&, bool backward);
+  AggregateSizes (*pack_sizes)(const ConvProblem<T>&);
   void (*pack_features)(const ConvProblem<T>&, int64_t s, T* to);
   void (*pack_features_adjoint)(const ConvProblem<T>&, int64_t s, T* to);
   void (*pack_head)(const ConvProblem<T>&, int64_t begin, int64_t end, T* to);
@@ -196,7 +203,7 @@ struct SpectralKernels {
 template <class T>
 struct ConvKernels {
   int64_t panel, width;  // lanes of a panel and of a vector
-  AggregateKernels<T> aggregate;
+  AggregateKernels<T> aggregate[2];  // by storage
   DirectKernels<T> direct;
   SpectralKernels<T> spectral;
 };

@@ -7,11 +7,6 @@ namespace {
 // Padded planes of a strip are read once per channel chunk; they should stay in the last-level cache.
 constexpr int64_t kPlaneBytes = 6 << 20;
 
-template <class T>
-int64_t feature_size(const ConvProblem<T>& p) {
-  return p.S * p.Nu * p.H * p.Nv * p.grid.taps;
-}
-
 // Packs the head for the chunks of every channel range: a chunk never reaches over the end of its range.
 template <class T, class Pack>
 void pack_chunks(const ConvSetup<T>& setup, int64_t chunk, int64_t ranges, const Pack& pack) {
@@ -29,9 +24,10 @@ void pack_chunks(const ConvSetup<T>& setup, int64_t chunk, int64_t ranges, const
 template <class T>
 void aggregate_forward(const ConvSetup<T>& setup, void* out) {
   const ConvProblem<T>& p = setup.problem;
-  const AggregateKernels<T>& k = setup.kernels.aggregate;
-  Workspace packed((feature_size(p) + p.O * p.C * p.H) * sizeof(T));
-  T *features = packed.as<T>(), *head = features + feature_size(p);
+  const AggregateKernels<T>& k = setup.kernels.aggregate[p.storage];
+  AggregateSizes sizes = k.pack_sizes(p);
+  Workspace packed((sizes.features + sizes.head) * sizeof(T));
+  T *features = packed.as<T>(), *head = features + sizes.features;
   parallel_each(setup.threads, p.S, [&](int64_t s) { k.pack_features(p, s, features); });
   pack_chunks(setup, k.chunk_channels(p, false), 1, [&](int64_t begin, int64_t end) { k.pack_head(p, begin, end, head); });
   AggregatePacks<T> packs{features, nullptr, head, nullptr};
@@ -47,7 +43,7 @@ void aggregate_forward(const ConvSetup<T>& setup, void* out) {
 template <class T>
 void aggregate_backward(const ConvSetup<T>& setup, ConvNeeds needs, T* grad_window, T* grad_phi, T* grad_weight) {
   const ConvProblem<T>& p = setup.problem;
-  const AggregateKernels<T>& k = setup.kernels.aggregate;
+  const AggregateKernels<T>& k = setup.kernels.aggregate[p.storage];
   int64_t K = p.Nv * p.grid.taps, width = setup.kernels.width;
   int64_t phi_lanes = (K + width - 1) / width * width, head_lanes = (p.O + width - 1) / width * width;
   int64_t phi_block = p.S * p.Nu * p.H * phi_lanes, head_block = p.C * p.H * head_lanes;
@@ -56,8 +52,9 @@ void aggregate_backward(const ConvSetup<T>& setup, ConvNeeds needs, T* grad_wind
   // of the same channels share.
   int64_t phi_slots = p.S == 1 ? split.parts() : split.channels;
 
-  Workspace packed((2 * feature_size(p) + p.O * p.C * p.H) * sizeof(T));
-  T *features = packed.as<T>(), *adjoint = features + feature_size(p), *head = adjoint + feature_size(p);
+  AggregateSizes sizes = k.pack_sizes(p);
+  Workspace packed((sizes.features + sizes.features_adjoint + sizes.head_adjoint) * sizeof(T));
+  T *features = packed.as<T>(), *adjoint = features + sizes.features, *head = adjoint + sizes.features_adjoint;
   parallel_each(setup.threads, p.S, [&](int64_t s) {
     if (needs.weight) k.pack_features(p, s, features);
     if (needs.window) k.pack_features_adjoint(p, s, adjoint);

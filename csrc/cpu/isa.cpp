@@ -16,11 +16,14 @@ extern const KernelTable table;
 namespace isa_avx512 {
 extern const KernelTable table;
 }
+namespace isa_avx512bf16 {
+extern const KernelTable table;
+}
 #endif
 
 namespace {
 
-const char* const kNames[kLevels] = {"base", "avx2", "avx512"};
+const char* const kNames[kLevels] = {"base", "avx2", "avx512", "avx512bf16"};
 
 int initial_level() {
   int best = 0;
@@ -46,6 +49,7 @@ const KernelTable* level_table(int level) {
 #if defined(PGCONV_X86)
   if (level == 1) return &isa_avx2::table;
   if (level == 2) return &isa_avx512::table;
+  if (level == 3) return &isa_avx512bf16::table;
 #endif
   return level == 0 ? &isa_base::table : nullptr;
 }
@@ -56,9 +60,10 @@ bool level_supported(int level) {
   __builtin_cpu_init();
   bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
   if (level == 1) return avx2;
-  if (level == 2)
-    return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-           __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+  bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
+                __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl");
+  if (level == 2) return avx512;
+  if (level == 3) return avx512 && __builtin_cpu_supports("avx512bf16");
 #endif
   return level == 0;
 }

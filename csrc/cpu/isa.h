@@ -56,7 +56,7 @@ struct KernelTable {
 };
 
 // Levels in ascending order. Those that the build left out are null.
-constexpr int kLevels = 3;
+constexpr int kLevels = 4;
 const KernelTable* level_table(int level);
 
 bool level_supported(int level);  // compiled in and runnable on this machine

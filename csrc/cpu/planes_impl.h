@@ -70,14 +70,14 @@ template <class T>
 constexpr int64_t kSlack = 2 * kPanel<T>;
 
 // Copies one window plane into its padded form.
-template <class T, class From>
-void pad_plane(const ConvGrid& g, const Strip<T>& strip, const typename From::Type* plane, T* to) {
+template <class To, class From, class T>
+void pad_plane(const ConvGrid& g, const Strip<T>& strip, const typename From::Type* plane, To* to) {
   int64_t first = strip.first_row * g.stride_y - g.pad_y;
   int64_t rows = (strip.rows - 1) * g.stride_y + g.reach_y + 1;
   for (int64_t i = 0; i < rows; ++i, to += g.pitch) {
     int64_t y = first + i;
     if (y < 0 || y >= g.height) {
-      __builtin_memset(to, 0, sizeof(T) * g.pitch);
+      __builtin_memset(to, 0, sizeof(To) * g.pitch);
       continue;
     }
     const typename From::Type* row = plane + y * g.width;
@@ -90,11 +90,11 @@ void pad_plane(const ConvGrid& g, const Strip<T>& strip, const typename From::Ty
       for (int64_t r = 0; r < g.stride_x; ++r)
         for (int64_t q = 0; q < g.columns; ++q) {
           int64_t x = q * g.stride_x + r - g.pad_x;
-          to[r * g.columns + q] = x >= 0 && x < g.width ? From::get(row + x) : T(0);
+          to[r * g.columns + q] = x >= 0 && x < g.width ? From::get(row + x) : To(0);
         }
     }
   }
-  __builtin_memset(to, 0, sizeof(T) * kSlack<T>);
+  __builtin_memset(to, 0, sizeof(To) * kSlack<T>);
 }
 
 // The adjoint of pad_plane: adds a padded plane to sums [height, width].
@@ -150,22 +150,22 @@ struct PanelLanes {
 // X[(v, t)][kPanel]: what the panel's pixels read from the planes of one channel. Vectors are stored whole; the surplus of
 // one stretch is overwritten by the next, that of a row by the following row, so `to` needs kSlack numbers behind it.
 // Lanes without a pixel are zero.
-template <class T>
-void gather(const ConvGrid& g, const PanelLanes<T>& lanes, const T* planes, int64_t plane, int64_t Nv, T* to) {
-  using V = Native<T>;
-  constexpr int W = kWidth<T>;
+template <class T, class Plane>
+void gather(const ConvGrid& g, const PanelLanes<T>& lanes, const Plane* planes, int64_t plane, int64_t Nv, Plane* to) {
+  using V = Native<Plane>;
+  constexpr int W = kWidth<Plane>;
   for (int64_t v = 0; v < Nv; ++v, planes += plane) {
     if (lanes.whole()) {
-      const T* from = planes + lanes.piece[0].base;
+      const Plane* from = planes + lanes.piece[0].base;
       for (int64_t t = 0; t < g.taps; ++t, to += kPanel<T>) {
-        const T* tap = from + g.offsets[t];
-        store<V>(to, load<V>(tap));
-        store<V>(to + W, load<V>(tap + W));
+        const Plane* tap = from + g.offsets[t];
+#pragma GCC unroll 2
+        for (int l = 0; l < kPanel<T>; l += W) store<V>(to + l, load<V>(tap + l));
       }
       continue;
     }
     for (int64_t t = 0; t < g.taps; ++t, to += kPanel<T>) {
-      const T* tap = planes + g.offsets[t];
+      const Plane* tap = planes + g.offsets[t];
       for (int s = 0; s < lanes.pieces; ++s) {
         const auto& piece = lanes.piece[s];
         for (int l = 0; l < piece.length; l += W) store<V>(to + piece.lane + l, load<V>(tap + piece.base + l));
@@ -197,8 +197,8 @@ void scatter_add(const ConvGrid& g, const PanelLanes<T>& lanes, const T* from, T
 }
 
 // Rows [rows][kPanel] of the pixel side: `planes` are `stride` numbers apart and begin at the panel's first pixel.
-template <class T, class From>
-void load_panel(const typename From::Type* planes, int64_t stride, int64_t rows, int count, T* to) {
+template <class T, class From, class To = T>
+void load_panel(const typename From::Type* planes, int64_t stride, int64_t rows, int count, To* to) {
   for (int64_t r = 0; r < rows; ++r, planes += stride, to += kPanel<T>) {
     if (count == kPanel<T>) {
       for (int l = 0; l < kPanel<T>; ++l) to[l] = From::get(planes + l);

@@ -101,9 +101,8 @@ struct Entries {
   static constexpr ConvKernels<T> conv = {
       kPanel<T>,
       kWidth<T>,
-      {Aggregate<T>::chunk_channels, Aggregate<T>::pack_features, Aggregate<T>::pack_features_adjoint,
-       Aggregate<T>::pack_head, Aggregate<T>::pack_head_adjoint, Aggregate<T>::forward_workspace, Aggregate<T>::forward,
-       Aggregate<T>::backward_workspace, Aggregate<T>::backward},
+      {Aggregate<typename ArithmeticOf<T, kNative>::Type>::kernels,
+       Aggregate<typename ArithmeticOf<T, kBfloat16>::Type>::kernels},
       {Direct<T>::values_size, Direct<T>::sums_size, Direct<T>::pack_features, Direct<T>::pack_head,
        Direct<T>::build_size, Direct<T>::build_values, Direct<T>::build_adjoint, Direct<T>::forward_workspace,
        Direct<T>::forward, Direct<T>::backward_workspace, Direct<T>::backward, Direct<T>::contract_workspace,

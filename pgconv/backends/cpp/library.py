@@ -40,7 +40,7 @@ def ops() -> torch._ops._OpNamespace:
 
 
 def isa() -> str:
-    """Instruction set in use: ``base``, ``avx2`` or ``avx512``."""
+    """Instruction set in use: ``base``, ``avx2``, ``avx512`` or ``avx512bf16``."""
     return ops().cpu_isa()
 
 
