@@ -18,7 +18,7 @@ STABLE_TORCH_LIBRARY(pgconv_C, m) {
 
   // y [B, O, Nu, Ho, Wo] from f [B, C, Nv, H, W] (also bfloat16 beside float32), phi [S, Nu, Nv, T, Hd], S = 1 or B, and weight
   // [O, C, Hd]. taps [T, 2], int64: rows and columns counted from the window's first; geometry: stride, padding, dilation, a
-  // pair each; order: aggregate, direct, or mix (stride 1). needs: bits for f, phi, weight.
+  // pair each; order: aggregate, direct, spectral, spectral-aggregate, or mix (stride 1). needs: bits for f, phi, weight.
   m.def("group_conv2d(Tensor f, Tensor phi, Tensor weight, Tensor taps, int[] geometry, str order) -> Tensor");
   m.def(
       "group_conv2d_backward(Tensor grad, Tensor f, Tensor phi, Tensor weight, Tensor taps, int[] geometry, str order, "

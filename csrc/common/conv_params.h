@@ -122,14 +122,15 @@ struct TapPairs {
 // The spectral order's tables.
 //   window_into, pixel_into: planes to frequencies; window_back, pixel_back: back; see transform_impl.h
 //   cosine [chunk][sum][lanes], sine [chunk][difference][lanes]; *_rows: [chunk][lane][sum or difference]
-//   direct: the direct order's small factors
-//   values [c]: folded kernel values, see Spectral::fold; null where every image has its own
+//   direct: small factors of the direct order's kernel values
+//   aggregate, features [s]: for the aggregate order: its head, folded features (SpectralAggregate::fold)
 template <class T>
 struct SpectralPacks {
   const T *window_into, *window_back, *pixel_into, *pixel_back;
   const T *cosine, *sine, *cosine_rows, *sine_rows;
   DirectPacks<T> direct;
-  const T* values;
+  AggregatePacks<T> aggregate;
+  const T* features;
 };
 
 template <class T>
@@ -201,11 +202,23 @@ struct SpectralKernels {
 };
 
 template <class T>
+struct SpectralAggregateKernels {
+  void (*fold)(const SpectralProblem<T>&, int64_t s, T* to);
+  int64_t (*forward_workspace)(const SpectralProblem<T>&);
+  void (*forward)(const SpectralProblem<T>&, int64_t first_set, int64_t images, int64_t chunk, int64_t u,
+                  const T* window, T* workspace, T* pixel);
+  int64_t (*backward_workspace)(const SpectralProblem<T>&);
+  void (*backward)(const SpectralProblem<T>&, ConvNeeds, int64_t s, int64_t begin, int64_t end, T* window,
+                   int64_t chunk_distance, const T* pixel, int64_t pixel_distance, T* workspace, ConvSums sums);
+};
+
+template <class T>
 struct ConvKernels {
   int64_t panel, width;  // lanes of a panel and of a vector
   AggregateKernels<T> aggregate[2];  // by storage
   DirectKernels<T> direct;
   SpectralKernels<T> spectral;
+  SpectralAggregateKernels<T> spectral_aggregate;
 };
 
 }  // namespace pgconv

@@ -7,18 +7,6 @@ namespace {
 // Padded planes of a strip are read once per channel chunk; they should stay in the last-level cache.
 constexpr int64_t kPlaneBytes = 6 << 20;
 
-// Packs the head for the chunks of every channel range: a chunk never reaches over the end of its range.
-template <class T, class Pack>
-void pack_chunks(const ConvSetup<T>& setup, int64_t chunk, int64_t ranges, const Pack& pack) {
-  const ConvProblem<T>& p = setup.problem;
-  std::vector<Range> chunks;
-  for (int64_t i = 0; i < ranges; ++i) {
-    Range range = part_of(p.C, ranges, i);
-    for (int64_t c = range.begin; c < range.end; c += chunk) chunks.push_back({c, std::min(c + chunk, range.end)});
-  }
-  parallel_each(setup.threads, int64_t(chunks.size()), [&](int64_t i) { pack(chunks[i].begin, chunks[i].end); });
-}
-
 }  // namespace
 
 template <class T>

@@ -136,6 +136,18 @@ struct ChannelSplit {
   Range channel_range(int64_t C, int64_t part) const { return part_of(C, channels, part % channels); }
 };
 
+// Packs the head for the chunks of every channel range: a chunk never reaches over the end of its range.
+template <class T, class Pack>
+void pack_chunks(const ConvSetup<T>& setup, int64_t chunk, int64_t ranges, const Pack& pack) {
+  const ConvProblem<T>& p = setup.problem;
+  std::vector<Range> chunks;
+  for (int64_t i = 0; i < ranges; ++i) {
+    Range range = part_of(p.C, ranges, i);
+    for (int64_t c = range.begin; c < range.end; c += chunk) chunks.push_back({c, std::min(c + chunk, range.end)});
+  }
+  parallel_each(setup.threads, int64_t(chunks.size()), [&](int64_t i) { pack(chunks[i].begin, chunks[i].end); });
+}
+
 // Features gradient [S, Nu, Nv, T, H] from sums [slot][set][u][h][lanes], added up over `slots` slots.
 template <class T>
 void finish_phi(const ConvSetup<T>& setup, const double* sums, int64_t slots, int64_t lanes, T* grad) {
@@ -179,10 +191,16 @@ template <class T>
 void direct_forward(const ConvSetup<T>& setup, void* out);
 template <class T>
 void direct_backward(const ConvSetup<T>& setup, ConvNeeds needs, T* grad_window, T* grad_phi, T* grad_weight);
+// The spectral order from kernel values, and its aggregate form from features.
 template <class T>
 void spectral_forward(const ConvCall& call, const ConvSetup<T>& setup, void* out);
 template <class T>
 void spectral_backward(const ConvCall& call, const ConvSetup<T>& setup, ConvNeeds needs, T* grad_window, T* grad_phi,
                        T* grad_weight);
+template <class T>
+void spectral_aggregate_forward(const ConvCall& call, const ConvSetup<T>& setup, void* out);
+template <class T>
+void spectral_aggregate_backward(const ConvCall& call, const ConvSetup<T>& setup, ConvNeeds needs, T* grad_window,
+                                 T* grad_phi, T* grad_weight);
 
 }  // namespace pgconv

@@ -9,13 +9,14 @@
 namespace pgconv {
 namespace {
 
-enum class Order { kAggregate, kDirect, kMix, kSpectral };
+enum class Order { kAggregate, kDirect, kMix, kSpectral, kSpectralAggregate };
 
 Order parse_order(const char* op, const std::string& order, const ConvCall& call) {
   if (order == "aggregate") return Order::kAggregate;
   if (order == "direct") return Order::kDirect;
   if (order == "spectral") return Order::kSpectral;
-  if (order != "mix") fail(op, ": order: expected aggregate, direct, mix or spectral, got '", order, "'");
+  if (order == "spectral-aggregate") return Order::kSpectralAggregate;
+  if (order != "mix") fail(op, ": order: expected aggregate, direct, mix, spectral or spectral-aggregate, got '", order, "'");
   if (call.stride[0] != 1 || call.stride[1] != 1) fail(op, ": order: mix needs stride 1");
   return Order::kMix;
 }
@@ -51,6 +52,8 @@ Tensor group_conv2d(const Tensor& f, const Tensor& phi, const Tensor& weight, co
       direct_forward(setup, out.mutable_data_ptr());
     else if (how == Order::kSpectral)
       spectral_forward(call, setup, out.mutable_data_ptr());
+    else if (how == Order::kSpectralAggregate)
+      spectral_aggregate_forward(call, setup, out.mutable_data_ptr());
     else
       aggregate_backward<T>(setup, {true, false, false}, mutable_data_of<T>(out), nullptr, nullptr);
     return out;
@@ -94,8 +97,10 @@ std::tuple<Tensor, Tensor, Tensor> group_conv2d_backward(const Tensor& grad, con
         aggregate_backward(setup, needs, to_f, to_phi, to_weight);
       else if (how == Order::kDirect)
         direct_backward(setup, needs, to_f, to_phi, to_weight);
-      else
+      else if (how == Order::kSpectral)
         spectral_backward(call, setup, needs, to_f, to_phi, to_weight);
+      else
+        spectral_aggregate_backward(call, setup, needs, to_f, to_phi, to_weight);
     }
     return std::make_tuple(gf, gphi, gweight);
   });

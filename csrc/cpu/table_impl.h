@@ -5,7 +5,7 @@
 #include "direct_impl.h"
 #include "features_impl.h"
 #include "isa.h"
-#include "spectral_impl.h"
+#include "spectral_aggregate_impl.h"
 
 namespace pgconv {
 namespace PGCONV_ISA {
@@ -110,7 +110,9 @@ struct Entries {
       {Transforms<T>::chunks, Transforms<T>::into_size, Transforms<T>::back_size, Transforms<T>::pack_into,
        Transforms<T>::pack_back, Spectral<T>::pack_pairs, Spectral<T>::fold_size, Spectral<T>::fold,
        Transforms<T>::image_size, Spectral<T>::row_blocks, Transforms<T>::workspace, Spectral<T>::into, Spectral<T>::back,
-       Spectral<T>::forward_workspace, Spectral<T>::forward, Spectral<T>::backward_workspace, Spectral<T>::backward}};
+       Spectral<T>::forward_workspace, Spectral<T>::forward, Spectral<T>::backward_workspace, Spectral<T>::backward},
+      {SpectralAggregate<T>::fold, SpectralAggregate<T>::forward_workspace, SpectralAggregate<T>::forward,
+       SpectralAggregate<T>::backward_workspace, SpectralAggregate<T>::backward}};
 
   static constexpr Kernels<T> kernels = {packed_size, totals_size, workspace_size,
                                          Net<T>::pack, Net<T>::unpack_totals, Net<T>::forward, Net<T>::backward,
