@@ -17,7 +17,7 @@ CHARTS = ("product", "embed", "lie", "release")
 PARTS = ("all", "translation", "stabilizer")
 SUPPORTS = ("disc", "square")
 REDUCTIONS = ("mean", "sum")
-ORDERS = ("direct", "aggregate", "mix", "spectral", "materialize")
+ORDERS = ("direct", "aggregate", "mix", "spectral", "spectral-aggregate", "materialize")
 
 
 @dataclass(frozen=True)

@@ -132,7 +132,7 @@ def test_nan_reaches_the_output_and_stays_in_its_image(order):
     tensors[0][0, 3, 1, 8, 9] = float("nan")
     out = native.forward(order, *tensors, geometry)
     assert out[0].isnan().any() and not out[1].isnan().any()
-    if order != "spectral":  # a spectrum knows no place
+    if not order.startswith("spectral"):  # a spectrum knows no place
         assert not out[0, ..., 0, 0].isnan().any()
 
 

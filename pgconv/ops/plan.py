@@ -91,8 +91,12 @@ def _group_conv2d(facts: Facts, backward: bool) -> dict[str, Cost]:
     # Backward: gradients of the signal and of the kernel, and three products with the kernel's factors.
     twice, thrice = (2, 3) if backward else (1, 1)
 
-    def waste(count: int, unit: int) -> float:
-        return _padded(count, unit) / max(count, 1) - 1
+    # Panels without all their pixels; and a sum over few taps is soon at its end, where it is added to memory.
+    panel = _padded(pixels, _PANEL) / max(pixels, 1)
+    panel_in = _padded(pixels_in, _PANEL) / max(pixels_in, 1)
+    short = 1 + (1.5 if backward else 3) / max(n["Nv"] * n["T"], 1)
+    # Kernel values are built, packed and read again.
+    values = 3 * word * n["S"] * pair * n["T"]
 
     dense = 2 * n["B"] * pair * k2 * pixels
     taps = 2 * n["B"] * pair * n["T"] * pixels
@@ -105,20 +109,33 @@ def _group_conv2d(facts: Facts, backward: bool) -> dict[str, Cost]:
         "materialize": Cost(
             twice * dense + thrice * build,
             signals + thrice * 4 * word * n["S"] * pair * k2,
-            twice * dense * (_inside(geometry, size, out) - 1),
+            # A convolution in groups reaches less than half of what the plain one does.
+            twice * dense * (_inside(geometry, size, out) * (2.3 if n["S"] > 1 else 1) - 1),
         ),
-        "direct": Cost(twice * taps + thrice * build, signals, twice * taps * waste(pixels, _PANEL)),
+        "direct": Cost(twice * taps + thrice * build, signals + values, twice * taps * (panel * short - 1)),
         "aggregate": Cost(
-            thrice * moments + twice * head, signals, (thrice * moments + twice * head) * waste(pixels, _PANEL)
+            thrice * moments + twice * head,
+            signals,
+            thrice * moments * (panel * short - 1) + twice * head * (panel - 1),
         ),
-        "mix": Cost(thrice * (distribute + mixed), signals, thrice * (distribute + mixed) * waste(pixels_in, _PANEL)),
+        "mix": Cost(thrice * (distribute + mixed), signals, thrice * (distribute + mixed) * (panel_in - 1)),
     }
     if geometry is not None and min(out) > 0:
-        work["spectral"] = _spectral(n, geometry, size, out, pair, build, signals, backward)
+        work |= _spectral(n, geometry, size, out, build, signals, values, backward)
     return work
 
 
-def _spectral(n, geometry, size, out, pair, build, signals, backward) -> Cost:
+def _spectral(
+    n: dict[str, int],
+    geometry: ConvGeometry,
+    size: tuple[int, int],
+    out: tuple[int, int],
+    build: float,
+    signals: float,
+    values_bytes: float,
+    backward: bool,
+) -> dict[str, Cost]:
+    """Both spectral orders: transforms of the planes and work for every frequency; a complex product is three real ones."""
     period_y, period_x = geometry.period(*size)
     half = period_y // 2 + 1
     frequencies, padded = period_x * half, _padded(period_x * half, _LANES)
@@ -134,13 +151,24 @@ def _spectral(n, geometry, size, out, pair, build, signals, backward) -> Cost:
         )
 
     exact, wide = transforms(half, 1), transforms(_padded(half, _LANES), _LANES)
-    spectra = n["B"] if n["S"] > 1 else 1
-    per_frequency = (2 if backward else 1) * pair * (6 * n["B"] + 2 * n["T"] * spectra)
-    build = (3 if backward else 1) * build
     # Spectra are written and read beside the signals.
-    traffic = signals + 16 * n["B"] * padded * (n["C"] * n["Nv"] * (2 if backward else 1) + n["O"] * n["Nu"])
-    waste = per_frequency * (padded - frequencies) + wide - exact
-    return Cost(per_frequency * frequencies + exact + build, traffic, waste, spectra)
+    planes = n["C"] * n["Nv"] * (2 if backward else 1) + n["O"] * n["Nu"]
+    traffic = signals + 16 * n["B"] * padded * planes
+    sets = n["B"] if n["S"] > 1 else 1
+    pair = n["O"] * n["Nu"] * n["C"] * n["Nv"]
+    values = (2 if backward else 1) * pair * (6 * n["B"] + 2 * n["T"] * sets)
+    moments = n["B"] * n["C"] * n["Hb"] * n["Nu"] * (6 * n["Nv"] * (3 if backward else 1))
+    head = n["B"] * n["C"] * n["Hb"] * n["Nu"] * (4 * n["O"] * (2 if backward else 1))
+    taps = 2 * n["T"] * n["Hb"] * n["Nu"] * n["Nv"] * (n["B"] if backward else sets)
+
+    def cost(per_frequency: float, once: float, moved: float, calls: int) -> Cost:
+        waste = per_frequency * (padded - frequencies) + wide - exact
+        return Cost(per_frequency * frequencies + exact + once, traffic + moved, waste, calls)
+
+    return {
+        "spectral": cost(values, (3 if backward else 1) * build, values_bytes, sets),
+        "spectral-aggregate": cost(moments + head + taps, 0.0, 0.0, 1),
+    }
 
 
 def _point_conv(facts: Facts, backward: bool) -> dict[str, Cost]:

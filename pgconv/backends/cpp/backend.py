@@ -13,7 +13,7 @@ from pgconv.spec import Facts
 _ORDERS = {
     "relative_features": ("direct",),
     "kernel_net": ("direct",),
-    "group_conv2d": ("aggregate", "direct", "mix", "spectral", "materialize"),
+    "group_conv2d": ("aggregate", "direct", "mix", "spectral", "spectral-aggregate", "materialize"),
     "point_conv": ("aggregate",),
 }
 _NATIVE_DTYPES = ("float32", "float64")

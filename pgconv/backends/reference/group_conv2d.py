@@ -68,22 +68,45 @@ def _total(terms: Iterator[torch.Tensor]) -> torch.Tensor:
 
 
 def _spectral(f: torch.Tensor, phi: torch.Tensor, weight: torch.Tensor, geometry: ConvGeometry) -> torch.Tensor:
-    """Products of spectra on a cyclic domain that holds the image, padding in front, and the taps."""
+    """Kernel values first, and their products with the signal as products of spectra."""
+    signal = _signal_spectrum(f, geometry)
+    kernel = _tap_spectrum(torch.einsum("och,buvth->bouvct", weight, phi), geometry, f.shape)
+    return _from_spectrum(torch.einsum("bouvcyx,bcvyx->bouyx", kernel, signal), geometry, f.shape)
+
+
+def _spectral_aggregate(
+    f: torch.Tensor, phi: torch.Tensor, weight: torch.Tensor, geometry: ConvGeometry
+) -> torch.Tensor:
+    """Features and signal first, as products of spectra, then the head."""
+    features = _tap_spectrum(phi.transpose(3, 4), geometry, f.shape)
+    moments = torch.einsum("buvhyx,bcvyx->buchyx", features, _signal_spectrum(f, geometry))
+    out = torch.einsum("och,buchyx->bouyx", weight.to(moments.dtype), moments)
+    return _from_spectrum(out, geometry, f.shape)
+
+
+def _signal_spectrum(f: torch.Tensor, geometry: ConvGeometry) -> torch.Tensor:
+    """Of the image on a cyclic domain, padding in front."""
     height, width = f.shape[-2:]
     rows, cols = geometry.period(height, width)
-    out_height, out_width = geometry.out_size(height, width)
-    (ph, pw), (sh, sw), (dh, dw) = geometry.padding, geometry.stride, geometry.dilation
-    signal = torch.fft.rfft2(F.pad(f, (pw, cols - pw - width, ph, rows - ph - height)))
-    taps = torch.tensor(
-        [dh * (i + geometry.radius) % rows * cols + dw * (j + geometry.radius) % cols for i, j in geometry.taps()],
-        device=f.device,
-    )
-    values = torch.einsum("och,buvth->bouvct", weight, phi)
-    window = values.new_zeros(*values.shape[:-1], rows * cols).index_add(-1, taps, values)
-    kernel = torch.fft.rfft2(window.unflatten(-1, (rows, cols)))
-    out = torch.fft.irfft2(torch.einsum("bouvcyx,bcvyx->bouyx", kernel.conj(), signal), (rows, cols))
-    y, x = ((torch.arange(n, device=f.device) * s) % p for n, s, p in ((out_height, sh, rows), (out_width, sw, cols)))
-    return out[..., y[:, None], x]
+    ph, pw = geometry.padding
+    return torch.fft.rfft2(F.pad(f, (pw, cols - pw - width, ph, rows - ph - height)))
+
+
+def _tap_spectrum(values: torch.Tensor, geometry: ConvGeometry, shape: torch.Size) -> torch.Tensor:
+    """Of values at the taps ``[..., T]``, conjugated: taps move the signal forward."""
+    rows, cols = geometry.period(*shape[-2:])
+    (dh, dw), r = geometry.dilation, geometry.radius
+    places = [dh * (i + r) % rows * cols + dw * (j + r) % cols for i, j in geometry.taps()]
+    window = values.new_zeros(*values.shape[:-1], rows * cols)
+    window = window.index_add(-1, torch.tensor(places, device=values.device), values)
+    return torch.fft.rfft2(window.unflatten(-1, (rows, cols))).conj()
+
+
+def _from_spectrum(out: torch.Tensor, geometry: ConvGeometry, shape: torch.Size) -> torch.Tensor:
+    """Every stride-th pixel."""
+    period, size = geometry.period(*shape[-2:]), geometry.out_size(*shape[-2:])
+    y, x = (torch.arange(n, device=out.device) * s % p for n, s, p in zip(size, geometry.stride, period))
+    return torch.fft.irfft2(out, period)[..., y[:, None], x]
 
 
 ORDERS = {
@@ -91,5 +114,6 @@ ORDERS = {
     "aggregate": _aggregate,
     "mix": _mix,
     "spectral": _spectral,
+    "spectral-aggregate": _spectral_aggregate,
     "materialize": vendor_conv.forward,
 }
