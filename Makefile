@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 WORKERS ?= 2
 
-.PHONY: demo test build lint format bench docs test-gpu bench-gpu gpu-record clean
+.PHONY: demo test test-sanitize build lint format bench docs test-gpu bench-gpu gpu-record clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m pgconv.demo $(ARGS)
@@ -16,6 +16,19 @@ test: $(VENV)/.test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) tests
 	$(BIN)/python -m pytest --doctest-modules pgconv --ignore=pgconv/_lib
 	$(BIN)/python -m pytest --doctest-glob='*.md' README.md docs
+
+# The native tests on a library built with the address and undefined-behaviour sanitizers, in a package of its own.
+SANITIZED := build/sanitize
+test-sanitize: $(VENV)/.test
+	mkdir -p $(SANITIZED)/pgconv
+	cp -r pgconv/. $(SANITIZED)/pgconv
+	rm -f $(SANITIZED)/pgconv/_lib/*.so
+	$(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DPython_EXECUTABLE=$(abspath $(BIN))/python \
+	  -DPGCONV_SANITIZE=ON -DPGCONV_LIB_DIR=$(abspath $(SANITIZED))/pgconv/_lib -B $(SANITIZED)/cmake -S .
+	$(BIN)/cmake --build $(SANITIZED)/cmake
+	PYTHONPATH=$(SANITIZED) OMP_NUM_THREADS=1 ASAN_OPTIONS=detect_leaks=0 \
+	  LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+	  $(BIN)/python -m pytest -q tests/test_native_conv.py tests/test_bfloat16.py tests/test_native_math.py tests/test_native_features.py
 
 build: $(VENV)/.built
 

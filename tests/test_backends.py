@@ -281,6 +281,21 @@ def test_innermost_choice_wins(toy, calls, monkeypatch):
     assert len(toy.ran) == 3
 
 
+def test_an_order_for_a_block_is_taken_by_image_convolutions_alone(calls):
+    taken = []
+    with dispatch.recording(lambda facts, asked, plan: taken.append((facts.op, plan.order))):
+        with pgconv.use_backend(None, "mix"):
+            calls.image()
+            calls.image(plan="direct")
+            calls.dense()
+        calls.image()
+    orders = [order for op, order in taken if op == "group_conv2d"]
+    assert orders[:2] == ["mix", "direct"] and len(orders) == 3
+    assert ("point_conv", "aggregate") in taken
+    with pytest.raises(ValueError, match="order must be one of"), pgconv.use_backend(None, "spiral"):
+        pass
+
+
 def test_use_backend_ends_with_its_block_even_after_an_error(toy, calls):
     with pytest.raises(KeyError), pgconv.use_backend("reference"):
         raise KeyError

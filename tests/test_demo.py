@@ -15,7 +15,7 @@ def test_command_line_writes_table_plots_and_csv(tmp_path, capsys):
     arguments = ["--epochs", "1", "--width", "4", "--samples", "4", "--rounds", "1", "--output", str(tmp_path)]
     assert command.main(arguments) == 0
     text = capsys.readouterr().out
-    for words in ("test accuracy", "learned part of the group", "theta", "best backend", "reference"):
+    for words in ("test accuracy", "learned part of the group", "theta", "fused", "materialised", "reference"):
         assert words in text
     for name in ("learned_subsets.png", "rotation_response.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")

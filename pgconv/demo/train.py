@@ -92,14 +92,16 @@ def class_difference(net: nn.Module, digits: Digits) -> float:
     return ((a - b).abs().max() / a.abs().max()).item()
 
 
-def time_steps(net: nn.Module, digits: Digits, batch_size: int, backends: list[str | None], rounds: int) -> list[float]:
-    """Median milliseconds of a training step for each backend, rounds interleaved."""
+def time_steps(
+    net: nn.Module, digits: Digits, batch_size: int, ways: list[tuple[str | None, str | None]], rounds: int
+) -> list[float]:
+    """Median milliseconds of a training step for each backend and evaluation order, rounds interleaved."""
     images, labels = batch(digits.task, digits.train[: batch_size // 2])
     net.train()
-    times: list[list[float]] = [[] for _ in backends]
+    times: list[list[float]] = [[] for _ in ways]
     for turn in range(rounds + 1):
-        for slot, name in zip(times, backends):
-            with pgconv.use_backend(name):
+        for slot, way in zip(times, ways):
+            with pgconv.use_backend(*way):
                 begin = time.perf_counter()
                 F.cross_entropy(net(images), labels).backward()
                 elapsed = time.perf_counter() - begin

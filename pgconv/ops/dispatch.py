@@ -11,25 +11,28 @@ import torch
 
 from pgconv import backends
 from pgconv._env import default_backend
+from pgconv._shapes import check_choice
 from pgconv.ops import plan as planner
 from pgconv.ops import rates
-from pgconv.spec import Facts, Plan
+from pgconv.spec import ORDERS, Facts, Plan
 
-_active: list[str | None] = []
+_active: list[tuple[str | None, str | None]] = []
 _recorders: list[Callable[[Facts, Plan, Plan], None]] = []
 
 
 @contextmanager
-def use_backend(name: str | None) -> Iterator[None]:
+def use_backend(name: str | None, order: str | None = None) -> Iterator[None]:
     """Run every call inside the block on one backend; ``None`` means the best one for each call.
 
     A named backend that cannot run a call raises a ``ValueError`` with its reason instead of falling back.
 
     Args:
         name: ``"cpp"``, ``"reference"`` or None
+        order: evaluation order for the image convolutions inside the block, e.g. ``"materialize"`` for what plain
+            PyTorch does; ``plan=`` of a function goes before
 
     Raises:
-        ValueError: for an unknown name
+        ValueError: for an unknown name or order
 
     Example:
         >>> import torch, pgconv
@@ -42,7 +45,9 @@ def use_backend(name: str | None) -> Iterator[None]:
     """
     if name is not None:
         backends.load(name)
-    _active.append(name)
+    if order is not None:
+        check_choice("use_backend", "order", order, ORDERS)
+    _active.append((name, order))
     try:
         yield
     finally:
@@ -51,7 +56,10 @@ def use_backend(name: str | None) -> Iterator[None]:
 
 def request(op: str, backend: str | None = None, order: str | None = None) -> str:
     """Text of the plan asked for: the argument, else ``use_backend``, else ``PGCONV_BACKEND``, else automatic."""
-    name = backend if backend is not None else _active[-1] if _active else default_backend()
+    active_name, active_order = _active[-1] if _active else (default_backend(), None)
+    name = active_name if backend is None else backend
+    if order is None and op == "group_conv2d":
+        order = active_order
     if name is not None:
         known = backends.load(name).orders(op)
         if order is not None and order not in known:
