@@ -26,9 +26,10 @@ test-sanitize: $(VENV)/.test
 	$(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DPython_EXECUTABLE=$(abspath $(BIN))/python \
 	  -DPGCONV_SANITIZE=ON -DPGCONV_LIB_DIR=$(abspath $(SANITIZED))/pgconv/_lib -B $(SANITIZED)/cmake -S .
 	$(BIN)/cmake --build $(SANITIZED)/cmake
-	PYTHONPATH=$(SANITIZED) OMP_NUM_THREADS=1 ASAN_OPTIONS=detect_leaks=0 \
+	# From its folder: the package beside which Python starts is the one it imports.
+	cd $(SANITIZED) && OMP_NUM_THREADS=1 ASAN_OPTIONS=detect_leaks=0 \
 	  LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
-	  $(BIN)/python -m pytest -q tests/test_native_conv.py tests/test_bfloat16.py tests/test_native_math.py tests/test_native_features.py
+	  $(abspath $(BIN))/python -m pytest -q $(addprefix $(CURDIR)/tests/test_,native_conv.py bfloat16.py native_math.py native_features.py)
 
 build: $(VENV)/.built
 

@@ -41,7 +41,7 @@ class Step:
     def seconds(self, order: str, direction: str = "forward") -> float:
         """Expected time of an order on the backend taken."""
         taken, table = (self.plan, self.costs) if direction == "forward" else (self.backward_plan, self.backward_costs)
-        return table[order].seconds(Plan(taken.backend, order), self.rates, direction)
+        return table[order].seconds(Plan(taken.backend, order), self.rates, direction, self.facts.dtypes[0])
 
     def __str__(self) -> str:
         sizes = " ".join(f"{k}={v}" for k, v in self.facts.sizes)

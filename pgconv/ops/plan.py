@@ -37,9 +37,9 @@ class Cost:
     wasted: float = 0.0
     calls: int = 1
 
-    def seconds(self, plan: Plan, rates: Rates, direction: str = "forward") -> float:
+    def seconds(self, plan: Plan, rates: Rates, direction: str = "forward", dtype: str = "float32") -> float:
         """Estimate on the machine the rates describe."""
-        rate = rates.rate(plan, direction) * rates.peak
+        rate = rates.rate(plan, direction, dtype) * rates.peak
         return self.calls * rates.start(plan) + (self.flops + self.wasted) / rate + self.bytes / rates.bandwidth
 
 
@@ -53,7 +53,7 @@ def cheapest(facts: Facts, plans: Sequence[Plan], rates: Rates, direction: str =
     if len(plans) == 1:
         return plans[0]
     table = costs(facts, direction)
-    return min(plans, key=lambda plan: table[plan.order].seconds(plan, rates, direction))
+    return min(plans, key=lambda plan: table[plan.order].seconds(plan, rates, direction, facts.dtypes[0]))
 
 
 def _padded(n: int, unit: int) -> int:
