@@ -2,7 +2,7 @@
 
 Every implementation is first compared with the float64 reference; one that disagrees is not timed and the exit status is 1. Ratios
 "x NAME" say how many times faster than that baseline a row is. GFLOP/s and percent of peak count the arithmetic of the row's own
-evaluation order (three forward passes for forward with backward, two where the signal needs no gradient); the peak is measured
+evaluation order (see benchmarks.implementations.work); the peak is measured
 in every round. Times include the allocation of results. MB is the peak memory beyond the operands, in a process of its own.
 
 THP_MEM_ALLOC_ENABLE=1 in the environment backs large tensors with huge pages, for all implementations alike.
@@ -147,7 +147,7 @@ def _row(
     peaks: dict[str, float],
 ) -> Row:
     low, middle, high = times.quantiles(implementation.key)
-    flops = implementations.work(implementation.flops, case.needs, direction)
+    flops = implementations.work(implementation, case.needs, direction)
     return report.row(
         **common,
         direction=direction,

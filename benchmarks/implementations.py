@@ -11,7 +11,7 @@ import pgconv
 from benchmarks.baselines import BASELINES, Baseline
 from benchmarks.cases import Case
 from pgconv.ops import dispatch
-from pgconv.ops.plan import costs
+from pgconv.ops.plan import DIRECTIONS, costs
 from pgconv.spec import Plan
 
 OURS = "pgconv"
@@ -26,6 +26,7 @@ class Implementation:
         plan: backend and order taken; empty for a baseline
         function: ``(f, phi, weight, geometry) -> [B,O,Nu,Ho,Wo]``
         flops: of one forward pass, by its own arithmetic
+        backward_flops: of one backward pass for all gradients; None: twice those of the forward pass
         refuses: reason why it does not run a case, or None
         compiled: whether its first call compiles
     """
@@ -36,6 +37,7 @@ class Implementation:
     flops: float
     refuses: Callable[[Case], str | None]
     compiled: bool = False
+    backward_flops: float | None = None
 
     @property
     def key(self) -> tuple[str, str]:
@@ -59,16 +61,18 @@ class UnknownName(ValueError):
     """A baseline asked for that does not exist."""
 
 
-def work(flops: float, needs: Sequence[str], direction: str) -> float:
-    """FLOPs counted for a direction, from those of a forward pass.
+def work(implementation: Implementation, needs: Sequence[str], direction: str) -> float:
+    """FLOPs counted for a direction.
 
-    The sum is trilinear, so each gradient costs about one forward pass and the gradients of phi and weight share theirs:
-    forward and backward count 3 passes, or 2 where the signal needs no gradient. Recomputation is not counted, so the
-    percentage of peak of a plan that recomputes is what is left after it.
+    The sum is trilinear, so each gradient costs about one forward pass, and the gradients of phi and weight share theirs: a
+    baseline's backward pass counts two, ours what its order does by the planner's count (recomputation included). Half
+    of it where the signal needs no gradient.
     """
     if direction == "forward":
-        return flops
-    return flops * (3 if "f" in needs else 2)
+        return implementation.flops
+    twice = implementation.backward_flops
+    backward = 2 * implementation.flops if twice is None else twice
+    return implementation.flops + backward * (1 if "f" in needs else 0.5)
 
 
 def baseline(way: Baseline, case: Case) -> Implementation | Skipped:
@@ -80,20 +84,26 @@ def baseline(way: Baseline, case: Case) -> Implementation | Skipped:
 
 
 def ours(plan: str, case: Case) -> Implementation | Skipped:
-    """pgconv on a case with a plan such as ``auto:auto`` or ``cpp:aggregate``, fixed to the one taken."""
+    """pgconv on a case with a plan such as ``auto:auto`` or ``cpp:aggregate``.
+
+    The planner chooses for each direction; where it takes two orders the plan's text names both, ``cpp:direct+spectral``.
+    """
     facts = case.facts()
+    asked = Plan.parse("auto:auto" if "+" in plan else plan)
     try:
-        taken = dispatch.resolve(facts, Plan.parse(plan))
+        taken, back = (dispatch.resolve(facts, asked, direction) for direction in DIRECTIONS)
     except ValueError as error:
         return Skipped(OURS, plan, str(error))
 
     def function(f: torch.Tensor, phi: torch.Tensor, weight: torch.Tensor, geometry: object) -> torch.Tensor:
-        return pgconv.ops.group_conv2d(f, phi, weight, str(geometry), str(taken))
+        return pgconv.ops.group_conv2d(f, phi, weight, str(geometry), str(asked if taken != back else taken))
 
     def refuses(other: Case) -> str | None:
         return dict(dispatch.candidates(other.facts()))[taken]
 
-    return Implementation(OURS, str(taken), function, costs(facts)[taken.order].flops, refuses)
+    text = str(taken) if taken == back else f"{taken}+{back.order}"
+    forward, backward = (costs(facts, d)[p.order].flops for d, p in zip(DIRECTIONS, (taken, back)))
+    return Implementation(OURS, text, function, forward, refuses, backward_flops=backward)
 
 
 def select(case: Case, plans: str, baselines: str) -> list[Implementation | Skipped]:

@@ -48,6 +48,7 @@ void advise_large_pages(void* p, size_t bytes) {
 }
 
 Workspace::Workspace(size_t bytes) : data_(nullptr), bytes_(bytes < 64 ? 64 : bytes) {
+  void* given_way = nullptr;
   {
     Pool& p = pool();
     std::lock_guard<std::mutex> lock(p.mutex);
@@ -64,7 +65,20 @@ Workspace::Workspace(size_t bytes) : data_(nullptr), bytes_(bytes < 64 ? 64 : by
       p.free.erase(p.free.begin() + best);
       return;
     }
+    // The new block will also serve what the next smaller one served: that one gives way, or forward and backward passes
+    // would keep a set each.
+    size_t smaller = p.free.size();
+    for (size_t k = 0; k < p.free.size(); ++k)
+      if (p.free[k].bytes < bytes_ && p.free[k].bytes >= bytes_ / 2 &&
+          (smaller == p.free.size() || p.free[k].bytes > p.free[smaller].bytes))
+        smaller = k;
+    if (smaller < p.free.size()) {
+      given_way = p.free[smaller].data;
+      p.held -= p.free[smaller].bytes;
+      p.free.erase(p.free.begin() + smaller);
+    }
   }
+  if (given_way) release(given_way);
   data_ = ::operator new(bytes_, std::align_val_t(64));
   advise_large_pages(data_, bytes_);
 }

@@ -8,7 +8,7 @@
 namespace pgconv {
 
 // Spectra of the images processed together. More images share one pass over the kernel's spectrum.
-constexpr int64_t kSpectraBytes = int64_t(96) << 20;
+constexpr int64_t kSpectraBytes = int64_t(50) << 20;
 constexpr int64_t kPlanesPerTask = 32;
 
 // Domain and tables of one call. Along an axis pixel i of the signal lies at padding + i, tap t of output pixel o at

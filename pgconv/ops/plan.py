@@ -92,7 +92,9 @@ def _group_conv2d(facts: Facts, backward: bool) -> dict[str, Cost]:
     twice, thrice = (2, 3) if backward else (1, 1)
 
     # Panels without all their pixels; and a sum over few taps is soon at its end, where it is added to memory.
-    panel = _padded(pixels, _PANEL) / max(pixels, 1)
+    # Where they are few the pixels of all images stand together, and the signal is unfolded for them.
+    together = pixels * n["B"] if pixels <= 16 and n["S"] == 1 and n["B"] > 1 else pixels
+    panel = _padded(together, _PANEL) / max(together, 1)
     panel_in = _padded(pixels_in, _PANEL) / max(pixels_in, 1)
     short = 1 + (1.5 if backward else 3) / max(n["Nv"] * n["T"], 1)
     # Kernel values are built, packed and read again.
