@@ -219,7 +219,8 @@ def test_no_time_left_is_said(quick_main, capsys):
 
 def test_peak_memory_counts_the_result_and_not_the_operands():
     case = replace(TINY, batch=8, inputs=16, outputs=64, height=64, width=64)
-    (way,) = implementations.select(case, "best", "materialised")[:1]
+    # Not the vendor's convolution: what it needs beside its result depends on the machine.
+    (way,) = implementations.select(case, "cpp:aggregate", "none")
     peaks = memory.peak_extra(case, way, 1)
     result = 4 * case.cotangent().numel()
     operands = sum(4 * x.numel() for x in case.operands())
