@@ -134,7 +134,7 @@ def test_rounds_interleave_and_each_starts_with_another_call():
     calls = {name: timing.Prepared(lambda name=name: order.append(name), 1) for name in "abc"}
     ticks = itertools.count()
     times = timing.interleave(calls, 3, lambda: 2.0, tick=lambda: next(ticks))
-    assert "".join(order) == "abcbcacab" and next(ticks) == 3
+    assert "".join(order) == "aabbccbbccaaccaabb" and next(ticks) == 3
     assert [len(s) for s in times.samples.values()] == [3, 3, 3] and times.peak == 2.0
     low, middle, high = times.quantiles("a")
     assert 0 < low <= middle <= high
