@@ -46,9 +46,9 @@ struct Direct {
       for (int64_t o = 0; o < lanes; ++o) to[h * lanes + o] = o < p.O ? weight[o * p.weight_o + h] : T(0);
   }
 
-  // Rows of `from` [depth][row_stride], count of them in the lanes, packed for multiply_packed. Whole vectors are stored;
-  // what runs over is overwritten by the next one.
-  static void repack(const T* from, int64_t row_stride, int64_t count, int64_t depth, T* to) {
+  // Rows of `from` [depth][row_stride], count of them in the lanes, packed for multiply_packed; the depth in the order given,
+  // or as it stands. Whole vectors are stored; what runs over is overwritten by the next one. Returns the end.
+  static T* repack(const T* from, int64_t row_stride, int64_t count, int64_t depth, const int64_t* order, T* to) {
     using V = Native<T>;
     constexpr int W = kWidth<T>;
     RowBlocks blocks(count, kPackedRows);
@@ -57,10 +57,12 @@ struct Direct {
       const T* column = from + blocks.start(b);
       T* block = to + blocks.start(b) * depth;
       for (int64_t k = 0; k < depth; ++k) {
-        for (int l = 0; l < height; l += W) store<V>(block + k * height + l, load<V>(column + k * row_stride + l));
+        const T* row = column + (order ? order[k] : k) * row_stride;
+        for (int l = 0; l < height; l += W) store<V>(block + k * height + l, load<V>(row + l));
         keep_store_order();
       }
     }
+    return to + count * depth;
   }
   // Scratch of build_values and build_adjoint, whose lanes run over likewise.
   static int64_t build_size(const ConvProblem<T>& p) {
@@ -79,7 +81,7 @@ struct Direct {
   static void build_values(const ConvProblem<T>& p, const DirectPacks<T>& packs, int64_t s, int64_t c, T* scratch,
                            T* to) {
     unpacked_values(p, packs, s, c, scratch);
-    repack(scratch, unpacked_row(p), rows(p), depth(p), to);
+    repack(scratch, unpacked_row(p), rows(p), depth(p), nullptr, to);
   }
   static void build_adjoint(const ConvProblem<T>& p, const DirectPacks<T>& packs, int64_t s, int64_t c, T* scratch,
                             T* to) {
@@ -88,7 +90,7 @@ struct Direct {
       multiply_packed<T>({1, p.H, packs.head_rows + c * p.O * p.H, 0, 0, packs.phi_lanes + (s * p.Nu + u) * p.H * lanes, 0,
                           lanes, scratch + u * p.O * stride, stride, false},
                          p.O, int(lanes / kWidth<T>));
-    repack(scratch, stride, depth(p), rows(p), to);
+    repack(scratch, stride, depth(p), rows(p), nullptr, to);
   }
 
   struct ForwardMemory {

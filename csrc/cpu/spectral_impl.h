@@ -83,23 +83,9 @@ struct Spectral {
       for (int64_t v = 0; v < p.Nv; ++v) {
         Rows rows = rows_of(p, n);
         const T* taps = scratch + v * p.grid.taps * stride + rows.first;
-        to = repack(taps, stride, rows.count, pairs.sums, pairs.first, to);
-        to = repack(taps, stride, rows.count, pairs.differences, pairs.second, to);
+        to = Values::repack(taps, stride, rows.count, pairs.sums, pairs.first, to);
+        to = Values::repack(taps, stride, rows.count, pairs.differences, pairs.second, to);
       }
-  }
-  // Values::repack with the depth in any order of the rows of `from`; returns the end.
-  static T* repack(const T* from, int64_t row_stride, int64_t count, int64_t depth, const int64_t* order, T* to) {
-    RowBlocks blocks(count, kPackedRows);
-    for (int b = 0; b < blocks.count; ++b) {
-      int height = blocks.height(b);
-      const T* column = from + blocks.start(b);
-      T* block = to + blocks.start(b) * depth;
-      for (int64_t k = 0; k < depth; ++k) {
-        for (int l = 0; l < height; l += W) store<V>(block + k * height + l, load<V>(column + order[k] * row_stride + l));
-        keep_store_order();
-      }
-    }
-    return to + count * depth;
   }
 
   static int64_t entries(const ConvProblem<T>& p, bool pixel_side) {
