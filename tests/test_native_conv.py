@@ -7,8 +7,8 @@ import pytest
 import torch
 from test_backends import error
 
+from pgconv.backends.cpp import few_pixels, library
 from pgconv.backends.cpp import group_conv2d as native
-from pgconv.backends.cpp import library
 from pgconv.backends.cpp.backend import BACKEND
 from pgconv.backends.reference.group_conv2d import group_conv2d as reference
 from pgconv.spec import ConvGeometry
@@ -38,6 +38,8 @@ SHAPES = {
     "padding-past-window-k1-stride": (2, 2, 3, 3, 2, (2, 3), 1, 4, 1, {"padding": 2, "stride": 3}),
     "k11": (2, 2, 3, 3, 2, (9, 10), 11, 4, 1, {"padding": (5, 6)}),
     "square-stride": (1, 4, 3, 3, 2, (9, 10), 7, 4, 1, {"support": "square", "stride": 2}),
+    "few-pixels-each": (4, 3, 2, 5, 3, (9, 7), 5, 6, 4, {"padding": (0, 1), "stride": (2, 1), "dilation": (1, 2)}),
+    "few-pixels-square": (7, 5, 3, 6, 4, (6, 6), 3, 9, 1, {"padding": "valid", "support": "square"}),
     "lifting": (4, 3, 1, 32, 8, (28, 28), 7, 32, 1, {}),
 }
 
@@ -113,6 +115,22 @@ def test_any_number_of_threads_gives_the_same(shape, count):
                 results.append([out, *native.backward(order, grad, *tensors, geometry, (True, True, True))])
         for one, many in zip(*results):
             assert error(many, one) <= 1e-13, order
+
+
+@pytest.mark.parametrize("shape", ["valid-to-one", "few-pixels-each", "few-pixels-square"])
+def test_few_pixels_in_chunks_of_images(shape, monkeypatch):
+    """The last chunk is smaller than the others, and a chunk is never less than one image."""
+    tensors, geometry = operands(shape, torch.float32)
+    assert few_pixels.applies("aggregate", tensors[0].shape, geometry)
+    expected, grad, expected_grads = values_and_gradients(tensors, geometry)
+    height, width = expected.shape[-2:]
+    image = height * width * tensors[0].shape[1] * max(tensors[1][0, 0, ..., 0].numel(), tensors[1][0, :, 0, 0].numel())
+    for chunk in (1, 3 * image):
+        monkeypatch.setattr(few_pixels, "CHUNK", chunk)
+        assert error(native.forward("aggregate", *tensors, geometry), expected) <= 1e-5
+        grads = native.backward("aggregate", grad, *tensors, geometry, (True, True, True))
+        for found, wanted in zip(grads, expected_grads):
+            assert error(found, wanted) <= 1e-4
 
 
 @pytest.mark.parametrize("order", ORDERS)

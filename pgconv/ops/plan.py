@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pgconv.backends.cpp import few_pixels
 from pgconv.ops.rates import Rates
 from pgconv.spec import ConvGeometry, Facts, Plan
 
@@ -92,9 +93,7 @@ def _group_conv2d(facts: Facts, backward: bool) -> dict[str, Cost]:
     twice, thrice = (2, 3) if backward else (1, 1)
 
     # Panels without all their pixels; and a sum over few taps is soon at its end, where it is added to memory.
-    # Where they are few the pixels of all images stand together, and the signal is unfolded for them.
-    together = pixels * n["B"] if pixels <= 16 and n["S"] == 1 and n["B"] > 1 else pixels
-    panel = _padded(together, _PANEL) / max(together, 1)
+    panel = _padded(pixels, _PANEL) / max(pixels, 1)
     panel_in = _padded(pixels_in, _PANEL) / max(pixels_in, 1)
     short = 1 + (1.5 if backward else 3) / max(n["Nv"] * n["T"], 1)
     # Kernel values are built, packed and read again.
@@ -104,6 +103,8 @@ def _group_conv2d(facts: Facts, backward: bool) -> dict[str, Cost]:
     taps = 2 * n["B"] * pair * n["T"] * pixels
     moments = 2 * n["B"] * n["Nu"] * n["C"] * n["Hb"] * n["Nv"] * n["T"] * pixels
     head = 2 * n["B"] * n["O"] * n["Nu"] * n["C"] * n["Hb"] * pixels
+    # Few pixels take no panels.
+    few = pixels <= few_pixels.MOST
     distribute = 2 * n["B"] * n["O"] * n["Nu"] * n["Hb"] * n["Nv"] * n["T"] * pixels_in
     mixed = 2 * n["B"] * n["Nv"] * n["O"] * n["C"] * n["Hb"] * pixels_in
     work = {
@@ -118,7 +119,7 @@ def _group_conv2d(facts: Facts, backward: bool) -> dict[str, Cost]:
         "aggregate": Cost(
             thrice * moments + twice * head,
             signals,
-            thrice * moments * (panel * short - 1) + twice * head * (panel - 1),
+            0.0 if few else thrice * moments * (panel * short - 1) + twice * head * (panel - 1),
         ),
         "mix": Cost(thrice * (distribute + mixed), signals, thrice * (distribute + mixed) * (panel_in - 1)),
     }
