@@ -7,6 +7,7 @@ that precision.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
@@ -46,6 +47,23 @@ def errors(found: dict[str, torch.Tensor], exact: dict[str, torch.Tensor]) -> di
     }
 
 
+@dataclass(frozen=True)
+class Verdict:
+    """Outcome of a check.
+
+    Attributes:
+        wrong: what is wrong with an implementation, or None
+        batch: images of the batch it was checked with
+        value: deviation of its result, over the largest exact value
+        gradient: the largest one of its gradients'
+    """
+
+    wrong: str | None
+    batch: int
+    value: float | None = None
+    gradient: float | None = None
+
+
 class Gate:
     """Checks implementations of one case; the reference runs once.
 
@@ -59,23 +77,24 @@ class Gate:
         self._checked = case if full else shrink(case, REDUCED_FLOPS)
         self._cache: dict[Case, tuple[dict[str, torch.Tensor], dict[str, float]]] = {}
 
-    def check(self, implementation: Implementation) -> str | None:
-        """What is wrong with it, or None. A plan that does not run the reduced batch is checked with the full one."""
+    def check(self, implementation: Implementation) -> Verdict:
+        """Compare with the reference. A plan that does not run the reduced batch is checked with the full one."""
         case = self._checked if implementation.refuses(self._checked) is None else self._case
         exact, bounds = self._exact(case)
         try:
             found = evaluate(implementation.function, case)
         except (RuntimeError, ValueError) as error:
-            return f"raised {type(error).__name__}: {error}"
+            return Verdict(f"raised {type(error).__name__}: {error}", case.batch)
         for name, x in exact.items():
             if found[name].shape != x.shape:
-                return f"{name} has shape {list(found[name].shape)} and not {list(x.shape)}"
+                return Verdict(f"{name} has shape {list(found[name].shape)} and not {list(x.shape)}", case.batch)
+        off = errors(found, exact)
         wrong = [
             f"{name} is off by {error:.1e} of the largest value (bound {bounds[name]:.1e})"
-            for name, error in errors(found, exact).items()
+            for name, error in off.items()
             if not error <= bounds[name]
         ]
-        return "; ".join(wrong) or None
+        return Verdict("; ".join(wrong) or None, case.batch, off.pop("out"), max(off.values()))
 
     def _exact(self, case: Case) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
         if case not in self._cache:

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from benchmarks import implementations, machine, memory, options, report, timing
 from benchmarks.cases import CASES, OPERANDS, Case
-from benchmarks.gate import Gate
+from benchmarks.gate import Gate, Verdict
 from benchmarks.implementations import Implementation, Skipped
 from benchmarks.report import Row
 
@@ -80,10 +80,11 @@ def measure(
             if isinstance(x, Skipped)
         ]
         gate = Gate(case, settings.full_gate)
-        sound, failures = [], []
+        sound, failures, verdicts = [], [], {}
         for x in unique:
             if isinstance(x, Implementation):
-                wrong = gate.check(x)
+                verdicts[x.key] = gate.check(x)
+                wrong = verdicts[x.key].wrong
                 if wrong is None:
                     sound.append(x)
                 else:
@@ -96,7 +97,9 @@ def measure(
             timed, broken = _time(case, direction, sound, settings.rounds, deadline, tick)
             failures += [f"{case.name}: {label}: {error}" for label, error in broken.items()]
             new = [
-                _row(common, case, direction, x, timed, peaks.get(x.key, {})) for x in sound if x.label not in broken
+                _row(common, case, direction, x, timed, peaks.get(x.key, {}), verdicts[x.key])
+                for x in sound
+                if x.label not in broken
             ]
             report.add_ratios(new)
             rows += new
@@ -145,6 +148,7 @@ def _row(
     implementation: Implementation,
     times: timing.Times[tuple[str, str]],
     peaks: dict[str, float],
+    verdict: Verdict,
 ) -> Row:
     low, middle, high = times.quantiles(implementation.key)
     flops = implementations.work(implementation, case.needs, direction)
@@ -163,6 +167,8 @@ def _row(
         peak_median_gflop_per_s=1e-9 * times.peak,
         peak_min_gflop_per_s=1e-9 * min(times.peaks),
         extra_mb=1e-6 * peaks[direction] if direction in peaks else None,
+        checked_batch=verdict.batch,
+        error=verdict.value if direction == "forward" else verdict.gradient,
     )
 
 

@@ -33,11 +33,15 @@ _NUMBERS = (
     "peak_median_gflop_per_s",
     "peak_min_gflop_per_s",
     "extra_mb",
+    "checked_batch",
+    "error",
 )
 _MACHINE = ("peak_probe", "allocator", "pgconv", "torch", "isa", "cpu", "date")
 
 COLUMNS = (*_TEXT[:-1], *_NUMBERS, *_MACHINE, "note")
-"""Of the CSV. ``over_best`` compares with the fastest baseline; ``extra_mb`` is the peak memory beyond the operands."""
+"""Of the CSV. ``over_best`` compares with the fastest baseline; ``extra_mb`` is the peak memory beyond the operands;
+``error`` that of the result (direction forward) or the largest of the gradients (with backward) over the largest exact
+value, on a batch of ``checked_batch`` images."""
 
 _SHOWN = {
     "direction": "direction",
@@ -51,6 +55,7 @@ _SHOWN = {
     "gflop_per_s": "GFLOP/s",
     "percent_of_peak": "% peak",
     "extra_mb": "MB",
+    "error": "error",
 }
 
 
@@ -87,9 +92,11 @@ def aligned(table: Sequence[Sequence[str]], left: Iterable[int] = ()) -> str:
 
 
 def number(value: object) -> str:
-    """Four digits, without an exponent."""
+    """Four digits; an exponent only for what is tiny."""
     if not isinstance(value, (int, float)):
         return str(value or "")
+    if 0 < abs(value) < 1e-3:
+        return f"{value:.1e}"
     return f"{value:.0f}" if abs(value) >= 1000 or isinstance(value, int) else f"{value:.4g}"
 
 
