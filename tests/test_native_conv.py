@@ -231,3 +231,25 @@ def test_spectral_needs_a_symmetric_support():
             torch.zeros(1, 1, 1, 4, 4), torch.zeros(1, 1, 1, 3, 1), torch.zeros(1, 1, 1),
             torch.tensor([[0, 0], [1, 0], [2, 1]]), [1, 1, 1, 1, 1, 1], "spectral",
         )  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [(33, 21), (24, 33)])
+def test_spectra_too_large_to_be_held_at_once(size):
+    """More than 50 MB of them: frequencies come in bands, whose planes are added up."""
+    generator = torch.Generator().manual_seed(0)
+    channels, width = size
+    geometry = ConvGeometry.make("test", 5, 1, "same", 1, "disc")
+
+    def normal(*dims):
+        return torch.randn(*dims, generator=generator, dtype=torch.float64)
+
+    f, weight = normal(16, channels, 8, 28, width), normal(channels, channels, 4)
+    per_image = (3 + 2) * channels * 8 * (28 + 2) * (width + 2) / 2 * 8
+    assert per_image * f.shape[0] > 50 << 20
+    phi = normal(1, 8, 8, len(geometry.taps()), 4)
+    expected = native.forward("aggregate", f, phi, weight, geometry)
+    assert error(native.forward("spectral", f, phi, weight, geometry), expected) <= 1e-12
+    operands = normal(*expected.shape), f, phi, weight, geometry, (True, True, True)
+    wanted = native.backward("aggregate", *operands)
+    for found, exact in zip(native.backward("spectral", *operands), wanted):
+        assert error(found, exact) <= 1e-12

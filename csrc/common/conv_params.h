@@ -102,6 +102,11 @@ struct Spectrum {
   const double *cos_y, *sin_y, *cos_x, *sin_x;
 };
 
+// Chunks [begin, end) of the frequencies, one vector each.
+struct Band {
+  int64_t begin, end;
+};
+
 // Where the pixels of one side lie in it: row y at first_y + y step_y, columns likewise. Spectra of an image are numbered
 // by entries: entry e belongs to plane e % inner * outer + e / inner.
 struct SpectrumSide {
@@ -189,16 +194,17 @@ struct SpectralKernels {
   int64_t (*image_size)(int64_t planes, int parts);
   int64_t (*row_blocks)(const ConvProblem<T>&);
   int64_t (*transform_workspace)(const Spectrum&, const SpectrumSide&);
+  // Spectra hold the chunks of a band; `chunk` is the distance of chunks.
   void (*into)(const SpectralProblem<T>&, bool pixel_side, bool left, const void* planes, int64_t begin, int64_t end,
-               T* workspace, int64_t chunk, T* to);
+               Band, T* workspace, int64_t chunk, T* to);
   void (*back)(const SpectralProblem<T>&, bool pixel_side, const T* from, int64_t chunk, int64_t begin,
-               int64_t end, T* workspace, void* planes, bool native);
+               int64_t end, Band, T* workspace, void* planes, bool native);
   int64_t (*forward_workspace)(const SpectralProblem<T>&, int64_t images);
   void (*forward)(const SpectralProblem<T>&, int64_t images, const T* values, int64_t chunk, int64_t block,
                   const T* window, T* workspace, T* pixel);
   int64_t (*backward_workspace)(const SpectralProblem<T>&, int64_t images);
-  void (*backward)(const SpectralProblem<T>&, ConvNeeds, int64_t s, int64_t images, const T* values, int64_t c_begin,
-                   int64_t c_end, T* window, const T* pixel, T* workspace, ConvSums sums);
+  void (*backward)(const SpectralProblem<T>&, ConvNeeds, int64_t s, int64_t images, const T* values, Band,
+                   int64_t c_begin, int64_t c_end, T* window, const T* pixel, T* workspace, ConvSums sums);
 };
 
 template <class T>

@@ -164,25 +164,37 @@ PGCONV_INLINE void for_vector_blocks(int vectors, bool three, F&& f) {
   if (n < vectors) f(n, 1);
 }
 
+// Part of a packed A: the blocks that hold rows [row_begin, row_end), and of the `inner` of each depth the p.inner from
+// inner_begin.
+struct PackedPart {
+  int64_t row_begin, row_end, inner, inner_begin;
+};
+
 // A packed in row blocks of at most kPackedRows: block b, which starts at row s and has r rows, lies at a + s * depth as
 // [depth][r]. `p.a` is the start of the pack, `p.a_inner` and `p.a_outer` are not used.
 template <class T, class Word = T>
-void multiply_packed(Product<T, Word> p, int64_t rows, int vectors) {
+void multiply_packed(Product<T, Word> p, int64_t rows, int vectors, PackedPart part) {
   RowBlocks blocks(rows, kPackedRows);
-  int64_t depth = p.outer * p.inner;
+  int64_t depth = p.outer * part.inner;
   const Word *a = p.a, *b = p.b;
   T* c = p.c;
   for_vector_blocks(vectors, false, [&](int n, int count) {
     p.b = b + n * kWidth<T>;
     for (int i = 0; i < blocks.count; ++i) {
       int height = blocks.height(i);
-      p.a = a + blocks.start(i) * depth;
+      if (blocks.start(i) + height <= part.row_begin || blocks.start(i) >= part.row_end) continue;
+      p.a = a + blocks.start(i) * depth + part.inner_begin * height;
       p.a_inner = height;
-      p.a_outer = p.inner * height;
+      p.a_outer = part.inner * height;
       p.c = c + blocks.start(i) * p.c_row + n * kWidth<T>;
       micro_kernel_for<T, Word, Side::kColumns>(height, count)(p);
     }
   });
+}
+
+template <class T, class Word = T>
+void multiply_packed(const Product<T, Word>& p, int64_t rows, int vectors) {
+  multiply_packed<T, Word>(p, rows, vectors, {0, rows, p.inner, 0});
 }
 
 // The same for a panel that is an operand of the next product; A is packed in blocks of whole words.

@@ -36,6 +36,12 @@ class SpectralValues {
   int64_t built_ = -1;
 };
 
+// Bands make the spectrum of the values once. They add to the planes they restore, so these must hold sums.
+template <class T>
+bool in_bands(const ConvProblem<T>& p) {
+  return p.S == 1 && p.storage == kNative;
+}
+
 }  // namespace
 
 template <class T>
@@ -45,17 +51,20 @@ void spectral_forward(const ConvCall& call, const ConvSetup<T>& setup, void* out
   SpectralProblem<T>& q = spectral.problem;
   const ConvProblem<T>& p = q.conv;
   SpectralValues<T> values(setup, q, true);
-  Spectra<T> spectra(setup, q, 2, p.S > 1 ? 1 : p.B);
+  Spectra<T> spectra(setup, q, 2, p.S > 1 ? 1 : p.B, in_bands(p));
   int64_t blocks = k.row_blocks(p);
-  for_batches(p, spectra, [&](int64_t first, int64_t images) {
+  for_batches(p, spectra, [&](int64_t first, int64_t images, Band band) {
     const T* built = values.build(p.S > 1 ? first : 0);
-    transform_batch(call, setup, q, spectra, false, false, first, images);
-    parallel_runs(setup.threads, spectra.chunks * blocks, [&](int64_t begin, int64_t end) {
+    transform_batch(call, setup, q, spectra, false, false, first, images, band);
+    parallel_runs(setup.threads, (band.end - band.begin) * blocks, [&](int64_t begin, int64_t end) {
       Workspace workspace(k.forward_workspace(q, images) * sizeof(T));
-      for (int64_t i = begin; i < end; ++i)
-        k.forward(q, images, built, i / blocks, i % blocks, spectra.window(), workspace.as<T>(), spectra.pixel());
+      for (int64_t i = begin; i < end; ++i) {
+        int64_t chunk = i / blocks;
+        k.forward(q, images, built, band.begin + chunk, i % blocks, spectra.window() + chunk * images * spectra.image,
+                  workspace.as<T>(), spectra.pixel() + chunk * images * spectra.image_out);
+      }
     });
-    restore_batch(call, setup, q, spectra, true, false, first, images, out);
+    restore_batch(call, setup, q, spectra, true, false, first, images, band, out);
   });
 }
 
@@ -67,7 +76,7 @@ void spectral_backward(const ConvCall& call, const ConvSetup<T>& setup, ConvNeed
   SpectralProblem<T>& q = spectral.problem;
   const ConvProblem<T>& p = q.conv;
   SpectralValues<T> values(setup, q, needs.window);
-  Spectra<T> spectra(setup, q, 3, p.S > 1 ? 1 : p.B);
+  Spectra<T> spectra(setup, q, 3, p.S > 1 ? 1 : p.B, in_bands(p));
   int64_t width = setup.kernels.width, K = p.Nv * p.grid.taps;
   int64_t phi_lanes = (K + width - 1) / width * width, phi_block = p.Nu * p.H * phi_lanes;
   int64_t head_lanes = (p.O + width - 1) / width * width, head_block = p.C * p.H * head_lanes;
@@ -77,18 +86,18 @@ void spectral_backward(const ConvCall& call, const ConvSetup<T>& setup, ConvNeed
   double *phi_sums = sums.as<double>(), *head_sums = phi_sums + parts * p.S * phi_block;
   std::fill(phi_sums, head_sums + head_block, 0.0);
 
-  for_batches(p, spectra, [&](int64_t first, int64_t images) {
+  for_batches(p, spectra, [&](int64_t first, int64_t images, Band band) {
     int64_t s = p.S > 1 ? first : 0;
     const T* built = needs.window ? values.build(s) : nullptr;
-    if (needs.kernel()) transform_batch(call, setup, q, spectra, false, true, first, images);
-    transform_batch(call, setup, q, spectra, true, false, first, images);
+    if (needs.kernel()) transform_batch(call, setup, q, spectra, false, true, first, images, band);
+    transform_batch(call, setup, q, spectra, true, false, first, images, band);
     parallel_each(setup.threads, parts, [&](int64_t part) {
       Range own = part_of(p.C, parts, part);
       Workspace workspace(k.backward_workspace(q, images) * sizeof(T));
-      k.backward(q, needs, s, images, built, own.begin, own.end, spectra.window(), spectra.pixel(), workspace.as<T>(),
+      k.backward(q, needs, s, images, built, band, own.begin, own.end, spectra.window(), spectra.pixel(), workspace.as<T>(),
                  {phi_sums + (part * p.S + s) * phi_block, head_sums});
     });
-    if (needs.window) restore_batch(call, setup, q, spectra, false, true, first, images, grad_window);
+    if (needs.window) restore_batch(call, setup, q, spectra, false, true, first, images, band, grad_window);
   });
   if (needs.phi) finish_phi(setup, phi_sums, parts, phi_lanes, grad_phi);
   if (needs.weight) finish_head(setup, head_sums, 1, head_lanes, grad_weight);

@@ -38,15 +38,15 @@ void spectral_aggregate_forward(const ConvCall& call, const ConvSetup<T>& setup,
   SpectralProblem<T>& q = spectral.problem;
   const ConvProblem<T>& p = q.conv;
   SpectralFeatures<T> features(setup, q, false);
-  Spectra<T> spectra(setup, q, 2, p.B);
-  for_batches(p, spectra, [&](int64_t first, int64_t images) {
-    transform_batch(call, setup, q, spectra, false, false, first, images);
+  Spectra<T> spectra(setup, q, 2, p.B, false);
+  for_batches(p, spectra, [&](int64_t first, int64_t images, Band band) {
+    transform_batch(call, setup, q, spectra, false, false, first, images, band);
     parallel_runs(setup.threads, spectra.chunks * p.Nu, [&](int64_t begin, int64_t end) {
       Workspace workspace(k.forward_workspace(q) * sizeof(T));
       for (int64_t i = begin; i < end; ++i)
         k.forward(q, first, images, i / p.Nu, i % p.Nu, spectra.window(), workspace.as<T>(), spectra.pixel());
     });
-    restore_batch(call, setup, q, spectra, true, false, first, images, out);
+    restore_batch(call, setup, q, spectra, true, false, first, images, band, out);
   });
 }
 
@@ -58,7 +58,7 @@ void spectral_aggregate_backward(const ConvCall& call, const ConvSetup<T>& setup
   SpectralProblem<T>& q = spectral.problem;
   const ConvProblem<T>& p = q.conv;
   SpectralFeatures<T> features(setup, q, true);
-  Spectra<T> spectra(setup, q, 3, p.B);
+  Spectra<T> spectra(setup, q, 3, p.B, false);
   int64_t width = setup.kernels.width, K = p.Nv * p.grid.taps;
   int64_t phi_lanes = (K + width - 1) / width * width, phi_block = p.Nu * p.H * phi_lanes;
   int64_t head_lanes = (p.O + width - 1) / width * width, head_block = p.C * p.H * head_lanes;
@@ -68,9 +68,9 @@ void spectral_aggregate_backward(const ConvCall& call, const ConvSetup<T>& setup
   double *phi_sums = sums.as<double>(), *head_sums = phi_sums + parts * p.S * phi_block;
   std::fill(phi_sums, head_sums + parts * head_block, 0.0);
 
-  for_batches(p, spectra, [&](int64_t first, int64_t images) {
-    if (needs.kernel()) transform_batch(call, setup, q, spectra, false, false, first, images);
-    transform_batch(call, setup, q, spectra, true, true, first, images);
+  for_batches(p, spectra, [&](int64_t first, int64_t images, Band band) {
+    if (needs.kernel()) transform_batch(call, setup, q, spectra, false, false, first, images, band);
+    transform_batch(call, setup, q, spectra, true, true, first, images, band);
     parallel_each(setup.threads, parts, [&](int64_t part) {
       Range own = part_of(spectra.chunks, parts, part);
       Workspace workspace(k.backward_workspace(q) * sizeof(T));
@@ -81,7 +81,7 @@ void spectral_aggregate_backward(const ConvCall& call, const ConvSetup<T>& setup
                    {phi_sums + (part * p.S + s) * phi_block, head_sums + part * head_block});
       }
     });
-    if (needs.window) restore_batch(call, setup, q, spectra, false, true, first, images, grad_window);
+    if (needs.window) restore_batch(call, setup, q, spectra, false, true, first, images, band, grad_window);
   });
   if (needs.phi) finish_phi(setup, phi_sums, parts, phi_lanes, grad_phi);
   if (needs.weight) finish_head(setup, head_sums, parts, head_lanes, grad_weight);

@@ -7,7 +7,7 @@
 
 namespace pgconv {
 
-// Spectra of the images processed together. More images share one pass over the kernel's spectrum.
+// Spectra held at a time: of all frequencies for a batch of images, or of a band of frequencies for all images.
 constexpr int64_t kSpectraBytes = int64_t(50) << 20;
 constexpr int64_t kPlanesPerTask = 32;
 
@@ -101,44 +101,57 @@ void for_planes(const ConvSetup<T>& setup, const Spectrum& s, const SpectrumSide
   });
 }
 
-// Images in one batch when each needs so many numbers in every chunk: as equal batches as possible.
+// Size of a batch of `count` items of so many times so many numbers: as equal batches as possible.
 template <class T>
-int64_t batch_of(int64_t B, int64_t chunks, int64_t per_image) {
-  int64_t most = std::max<int64_t>(kSpectraBytes / std::max<int64_t>(chunks * per_image * int64_t(sizeof(T)), 1), 1);
-  int64_t batches = (B + most - 1) / most;
-  return (B + batches - 1) / batches;
+int64_t batch_of(int64_t count, int64_t times, int64_t numbers) {
+  int64_t most = std::max<int64_t>(kSpectraBytes / std::max<int64_t>(times * numbers * int64_t(sizeof(T)), 1), 1);
+  int64_t batches = std::max<int64_t>((count + most - 1) / most, 1);
+  return (count + batches - 1) / batches;
 }
 
 inline size_t storage_bytes(const ConvCall& call) {
   return call.bfloat16() ? 2 : call.phi.scalar_type() == ScalarType::Double ? 8 : 4;
 }
 
-// Spectra of one batch: the window side in three parts, the pixel side in `pixel_parts`.
+// Spectra of one batch or band: the window side in three parts, the pixel side in `pixel_parts`.
 template <class T>
 struct Spectra {
-  int64_t chunks, image, image_out, batch;
+  int64_t all_chunks, chunks, image, image_out, batch;
   Workspace memory;
 
-  Spectra(const ConvSetup<T>& setup, const SpectralProblem<T>& q, int pixel_parts, int64_t most)
-      : chunks(setup.kernels.spectral.chunks(q.spectrum)),
+  // Batches are of `most` images at most. Bands transform the images' rows again for each of them, but what is made for a
+  // frequency serves all images.
+  Spectra(const ConvSetup<T>& setup, const SpectralProblem<T>& q, int pixel_parts, int64_t most, bool bands)
+      : all_chunks(setup.kernels.spectral.chunks(q.spectrum)),
+        chunks(all_chunks),
         image(setup.kernels.spectral.image_size(q.conv.C * q.conv.Nv, 3)),
         image_out(setup.kernels.spectral.image_size(q.conv.O * q.conv.Nu, pixel_parts)),
-        batch(std::min(most, batch_of<T>(q.conv.B, chunks, image + image_out))),
-        memory(chunks * batch * (image + image_out) * sizeof(T)) {}
+        batch(most),
+        memory(cut(bands) * sizeof(T)) {}
   T* window() const { return memory.as<T>(); }
   T* pixel() const { return window() + chunks * batch * image; }
+
+ private:
+  // Numbers of a band or batch, as equal ones as possible.
+  int64_t cut(bool bands) {
+    (bands ? chunks : batch) = batch_of<T>(bands ? chunks : batch, bands ? batch : chunks, image + image_out);
+    return chunks * batch * (image + image_out);
+  }
 };
 
-// Calls f(first, images) for the batches of a call.
+// Calls f(first, images, band) for the batches and bands of a call.
 template <class T, class F>
 void for_batches(const ConvProblem<T>& p, const Spectra<T>& spectra, const F& f) {
-  for (int64_t first = 0; first < p.B; first += spectra.batch) f(first, std::min(spectra.batch, p.B - first));
+  for (int64_t first = 0; first < p.B; first += spectra.batch)
+    for (int64_t chunk = 0; chunk < spectra.all_chunks; chunk += spectra.chunks)
+      f(first, std::min(spectra.batch, p.B - first),
+        Band{chunk, std::min(chunk + spectra.chunks, spectra.all_chunks)});
 }
 
 // Spectra of the planes of a batch from one side (or the gradient's), and planes from spectra.
 template <class T>
 void transform_batch(const ConvCall& call, const ConvSetup<T>& setup, const SpectralProblem<T>& q,
-                     const Spectra<T>& spectra, bool pixel_side, bool left, int64_t first, int64_t images) {
+                     const Spectra<T>& spectra, bool pixel_side, bool left, int64_t first, int64_t images, Band band) {
   const SpectralKernels<T>& k = setup.kernels.spectral;
   const SpectrumSide& side = pixel_side ? q.pixel : q.window;
   int64_t planes = pixel_side ? q.conv.O * q.conv.Nu : q.conv.C * q.conv.Nv;
@@ -147,13 +160,15 @@ void transform_batch(const ConvCall& call, const ConvSetup<T>& setup, const Spec
   T* to = pixel_side ? spectra.pixel() : spectra.window();
   size_t bytes = storage_bytes(call) * size_t(planes * side.height * side.width);
   for_planes(setup, q.spectrum, side, images, planes, [&](int64_t b, int64_t begin, int64_t end, T* workspace) {
-    k.into(q, pixel_side, left, from + size_t(first + b) * bytes, begin, end, workspace, images * image, to + b * image);
+    k.into(q, pixel_side, left, from + size_t(first + b) * bytes, begin, end, band, workspace, images * image,
+           to + b * image);
   });
 }
 // `native`: the planes hold the kernels' numbers whatever the call's storage.
 template <class T>
 void restore_batch(const ConvCall& call, const ConvSetup<T>& setup, const SpectralProblem<T>& q,
-                   const Spectra<T>& spectra, bool pixel_side, bool native, int64_t first, int64_t images, void* out) {
+                   const Spectra<T>& spectra, bool pixel_side, bool native, int64_t first, int64_t images, Band band,
+                   void* out) {
   const SpectralKernels<T>& k = setup.kernels.spectral;
   const SpectrumSide& side = pixel_side ? q.pixel : q.window;
   int64_t planes = pixel_side ? q.conv.O * q.conv.Nu : q.conv.C * q.conv.Nv;
@@ -161,7 +176,7 @@ void restore_batch(const ConvCall& call, const ConvSetup<T>& setup, const Spectr
   const T* from = pixel_side ? spectra.pixel() : spectra.window();
   size_t bytes = (native ? sizeof(T) : storage_bytes(call)) * size_t(planes * side.height * side.width);
   for_planes(setup, q.spectrum, side, images, planes, [&](int64_t b, int64_t begin, int64_t end, T* workspace) {
-    k.back(q, pixel_side, from + b * image, images * image, begin, end, workspace,
+    k.back(q, pixel_side, from + b * image, images * image, begin, end, band, workspace,
            static_cast<char*>(out) + size_t(first + b) * bytes, native);
   });
 }

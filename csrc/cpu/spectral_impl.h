@@ -92,22 +92,23 @@ struct Spectral {
     return pixel_side ? Values::rows(p) : p.C * p.Nv;
   }
   static void into(const SpectralProblem<T>& q, bool pixel_side, bool left, const void* planes, int64_t begin,
-                   int64_t end, T* workspace, int64_t chunk, T* to) {
+                   int64_t end, Band band, T* workspace, int64_t chunk, T* to) {
     with_storage<T>(q.conv.storage, [&](auto storage) {
       using Store = decltype(storage);
       Dft::template into<Store>(q.spectrum, pixel_side ? q.pixel : q.window,
                                 pixel_side ? q.packs.pixel_into : q.packs.window_into, left,
                                 static_cast<const typename Store::Type*>(planes), begin, end,
-                                entries(q.conv, pixel_side), workspace, chunk, to);
+                                entries(q.conv, pixel_side), band, workspace, chunk, to);
     });
   }
   static void back(const SpectralProblem<T>& q, bool pixel_side, const T* from, int64_t chunk, int64_t begin,
-                   int64_t end, T* workspace, void* planes, bool native) {
+                   int64_t end, Band band, T* workspace, void* planes, bool native) {
     with_storage<T>(native ? kNative : q.conv.storage, [&](auto storage) {
       using Store = decltype(storage);
       Dft::template back<Store>(q.spectrum, pixel_side ? q.pixel : q.window,
                                 pixel_side ? q.packs.pixel_back : q.packs.window_back, from, chunk, begin, end,
-                                entries(q.conv, pixel_side), workspace, static_cast<typename Store::Type*>(planes));
+                                entries(q.conv, pixel_side), band, workspace,
+                                static_cast<typename Store::Type*>(planes));
     });
   }
 
@@ -156,8 +157,7 @@ struct Spectral {
     int64_t group = group_channels(p);
     Rows rows = rows_of(p, block);
     int64_t part = rows.count * images * W;
-    window += chunk * images * image;
-    pixel += chunk * images * out + rows.first * W;
+    pixel += rows.first * W;
     for (int64_t first = 0; first < p.C; first += group) {
       int64_t channels = p.C - first < group ? p.C - first : group, columns = channels * p.Nv;
       kernel(q, values, chunk, rows, first, channels, m.kernel);
@@ -193,10 +193,10 @@ struct Spectral {
     return arena.used();
   }
 
-  // Channels [c_begin, c_end) in all chunks, from pixel spectra [image][part][(u, o)] (right factors, weighted) and window
+  // Channels [c_begin, c_end) in the chunks of a band, from pixel spectra [image][part][(u, o)] (right factors, weighted) and window
   // spectra (left factors): the window's gradient takes the place of its spectra; the sums of features and head are added to.
   static void backward(const SpectralProblem<T>& q, ConvNeeds needs, int64_t s, int64_t images, const T* values,
-                       int64_t c_begin, int64_t c_end, T* window, const T* pixel, T* workspace, ConvSums sums) {
+                       Band band, int64_t c_begin, int64_t c_end, T* window, const T* pixel, T* workspace, ConvSums sums) {
     const ConvProblem<T>& p = q.conv;
     Arena<T> arena(workspace);
     BackwardMemory m(arena, p, images);
@@ -206,11 +206,11 @@ struct Spectral {
     for (int64_t first = c_begin; first < c_end; first += group) {
       int64_t channels = c_end - first < group ? c_end - first : group, columns = channels * p.Nv;
       if (needs.kernel()) __builtin_memset(m.folded, 0, sizeof(T) * channels * folded);
-      for (int64_t chunk = 0; chunk < Dft::chunks(q.spectrum); ++chunk) {
-        T* planes = window + chunk * images * image + first * p.Nv * W;
+      for (int64_t chunk = band.begin; chunk < band.end; ++chunk) {
+        T* planes = window + (chunk - band.begin) * images * image + first * p.Nv * W;
         for (int64_t n = 0; n < row_blocks(p); ++n) {
           Rows rows = rows_of(p, n);
-          const T* grad = pixel + chunk * images * out + rows.first * W;
+          const T* grad = pixel + (chunk - band.begin) * images * out + rows.first * W;
           if (needs.window) {
             kernel(q, values, chunk, rows, first, channels, m.kernel);
             multiply_complex_lanes<T>({1, rows.count, m.kernel, W, 0, columns * W, grad, out, 0, W, m.grad_window,

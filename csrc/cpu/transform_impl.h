@@ -92,17 +92,27 @@ struct Transforms {
     return arena.used();
   }
 
-  // Entries [begin, end) of one image of `entries` in every chunk from its planes, as left or right factors.
+  // Rows kx with frequencies in a band.
+  struct Columns {
+    int64_t begin, end;
+  };
+  static Columns columns_of(const Spectrum& s, Band band) {
+    int64_t end = (band.end * kWidth<T> + half(s) - 1) / half(s);
+    return {band.begin * kWidth<T> / half(s), end < s.size_x ? end : s.size_x};
+  }
+
+  // Entries [begin, end) of one image of `entries` in every chunk of a band from its planes, as left or right factors.
   template <class From>
   static void into(const Spectrum& s, const SpectrumSide& side, const T* table, bool left,
-                   const typename From::Type* planes, int64_t begin, int64_t end, int64_t entries, T* workspace,
-                   int64_t chunk_size, T* to) {
+                   const typename From::Type* planes, int64_t begin, int64_t end, int64_t entries, Band band,
+                   T* workspace, int64_t chunk_size, T* to) {
     using V = Native<T>;
     constexpr int W = kWidth<T>;
     Arena<T> arena(workspace);
     Memory m(arena, s, side);
     int64_t columns = round_up<T>(side.width), lanes = half_lanes(s), local = local_size(s);
     const T* table_x = table + 2 * lanes * side.height;
+    Columns kept = columns_of(s, band);
     for (int64_t i = begin; i < end; i += kGroup) {
       int64_t count = end - i < kGroup ? end - i : kGroup;
       for (int64_t g = 0; g < count; ++g) {
@@ -122,16 +132,16 @@ struct Transforms {
           T* target = half(s) == lanes ? out : rows;
           multiply_packed<T>({2, side.width, table_x + part * 2 * s.size_x * side.width, 0, 0, m.along_x, lanes,
                               2 * lanes, target, lanes, false},
-                             s.size_x, int(lanes / W));
-          for (int64_t kx = 0; target == rows && kx < s.size_x; ++kx) {
+                             s.size_x, int(lanes / W), {kept.begin, kept.end, side.width, 0});
+          for (int64_t kx = kept.begin; target == rows && kx < kept.end; ++kx) {
             for (int64_t l = 0; l < half(s); l += W) store<V>(out + kx * half(s) + l, load<V>(rows + kx * lanes + l));
             keep_store_order();
           }
           for (int64_t l = frequencies(s); l < chunks(s) * W; ++l) out[l] = 0;
         }
       }
-      for (int64_t chunk = 0; chunk < chunks(s); ++chunk) {
-        T *real = to + chunk * chunk_size + i * W, *second = real + entries * W, *sum = second + entries * W;
+      for (int64_t chunk = band.begin; chunk < band.end; ++chunk) {
+        T *real = to + (chunk - band.begin) * chunk_size + i * W, *second = real + entries * W, *sum = second + entries * W;
         for (int64_t g = 0; g < count; ++g) {
           V x = load<V>(m.local + 2 * g * local + chunk * W), y = load<V>(m.local + (2 * g + 1) * local + chunk * W);
           store<V>(real + g * W, x);
@@ -142,10 +152,11 @@ struct Transforms {
     }
   }
 
-  // Entries [begin, end) of one image of `entries`, real parts and imaginary parts, to planes.
+  // Entries [begin, end) of one image of `entries`, real parts and imaginary parts in the chunks of a band, to planes: what
+  // the first band gives is stored, that of the others added, which planes of another type than T do not allow.
   template <class To>
   static void back(const Spectrum& s, const SpectrumSide& side, const T* table, const T* from, int64_t chunk_size,
-                   int64_t begin, int64_t end, int64_t entries, T* workspace, typename To::Type* planes) {
+                   int64_t begin, int64_t end, int64_t entries, Band band, T* workspace, typename To::Type* planes) {
     using V = Native<T>;
     constexpr int W = kWidth<T>;
     Arena<T> arena(workspace);
@@ -154,13 +165,15 @@ struct Transforms {
     const T* table_y = table + 4 * s.size_x * side.width;
     // Lanes past a row's frequencies read the next row, those of the last row this: values that meet no coefficient.
     for (int64_t part = 0; part < 2 * kGroup; ++part)
-      for (int64_t l = chunks(s) * W; l < local; ++l) m.local[part * local + l] = 0;
+      for (int64_t l = 0; l < local; ++l)
+        if (l < band.begin * W || l >= band.end * W) m.local[part * local + l] = 0;
+    Columns kept = columns_of(s, band);
     for (int64_t x = side.width; x < columns; ++x)
       for (int64_t l = 0; l < 2 * lanes; ++l) m.along_x[x * 2 * lanes + l] = 0;
     for (int64_t i = begin; i < end; i += kGroup) {
       int64_t count = end - i < kGroup ? end - i : kGroup;
-      for (int64_t chunk = 0; chunk < chunks(s); ++chunk) {
-        const T *real = from + chunk * chunk_size + i * W, *imaginary = real + entries * W;
+      for (int64_t chunk = band.begin; chunk < band.end; ++chunk) {
+        const T *real = from + (chunk - band.begin) * chunk_size + i * W, *imaginary = real + entries * W;
         for (int64_t g = 0; g < count; ++g) {
           store<V>(m.local + 2 * g * local + chunk * W, load<V>(real + g * W));
           store<V>(m.local + (2 * g + 1) * local + chunk * W, load<V>(imaginary + g * W));
@@ -168,15 +181,20 @@ struct Transforms {
       }
       for (int64_t g = 0; g < count; ++g) {
         for (int part = 0; part < 2; ++part)
-          multiply_packed<T>({2, s.size_x, table + part * 2 * s.size_x * side.width, 0, 0, m.local + 2 * g * local, local,
-                              half(s), m.along_x + part * lanes, 2 * lanes, false},
-                             side.width, int(lanes / W));
+          multiply_packed<T>({2, kept.end - kept.begin, table + part * 2 * s.size_x * side.width, 0, 0,
+                              m.local + 2 * g * local + kept.begin * half(s), local, half(s), m.along_x + part * lanes,
+                              2 * lanes, false},
+                             side.width, int(lanes / W), {0, side.width, s.size_x, kept.begin});
         transpose(m.along_x, 2 * lanes, m.along_y, columns, columns, 2 * lanes);
         multiply_packed<T>({2, half(s), table_y, 0, 0, m.along_y, lanes * columns, columns, m.plane, columns, false},
                            side.height, int(columns / W));
         typename To::Type* plane = planes + plane_of(side, i + g) * side.height * side.width;
         for (int64_t y = 0; y < side.height; ++y)
-          for (int64_t x = 0; x < side.width; ++x) To::put(plane + y * side.width + x, m.plane[y * columns + x]);
+          for (int64_t x = 0; x < side.width; ++x) {
+            T value = m.plane[y * columns + x];
+            if (band.begin > 0) value += To::get(plane + y * side.width + x);
+            To::put(plane + y * side.width + x, value);
+          }
       }
     }
   }
