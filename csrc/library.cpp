@@ -24,6 +24,18 @@ STABLE_TORCH_LIBRARY(pgconv_C, m) {
       "group_conv2d_backward(Tensor grad, Tensor f, Tensor phi, Tensor weight, Tensor taps, int[] geometry, str order, "
       "int needs) -> (Tensor, Tensor, Tensor)");
 
+  // out [B, Nu, O] from f [B, Nv, C], elements v, u as above with S = 1 or B, weight [O, C, H] and bias [O, C] (depthwise [C, H]
+  // and [C]). Pairs: all; or those of rowptr [Nu + 1] (the same for all examples) or [B Nu + 1], with the numbers of their
+  // inputs in index [pairs], or of consecutive inputs from first [rows]. needs: bits for f, for v, u and params, for weight
+  // and bias.
+  m.def(
+      "point_conv(Tensor f, Tensor v, Tensor u, Tensor params, Tensor weight, Tensor? bias, Tensor? rowptr, "
+      "Tensor? index, Tensor? first, bool depthwise, str group, str chart, str part, str form, str net) -> Tensor");
+  m.def(
+      "point_conv_backward(Tensor grad, Tensor f, Tensor v, Tensor u, Tensor params, Tensor weight, Tensor? bias, "
+      "Tensor? rowptr, Tensor? index, Tensor? first, bool depthwise, str group, str chart, str part, str form, str net, "
+      "int needs) -> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)");
+
   // FLOP/s of float32 multiply-adds on registers, all threads together; with bfloat16 those of bfloat16 pairs where the
   // instruction set in use has them.
   m.def("fma_rate(int milliseconds, bool bfloat16) -> float");

@@ -94,3 +94,13 @@ def check_positive_int(op: str, name: str, value: object, minimum: int = 1) -> i
     if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
         raise ValueError(f"{op}: {name} must be an integer >= {minimum}, received {describe(value)}")
     return value
+
+
+def values_can_be_read(tensor: torch.Tensor) -> bool:
+    """Whether looking at values is possible without tracing trouble and without making the host wait for a device."""
+    return (
+        type(tensor) in (torch.Tensor, torch.nn.Parameter)
+        and tensor.device.type == "cpu"
+        and not torch.compiler.is_compiling()
+        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    )

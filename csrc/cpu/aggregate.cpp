@@ -35,10 +35,10 @@ void aggregate_backward(const ConvSetup<T>& setup, ConvNeeds needs, T* grad_wind
   int64_t K = p.Nv * p.grid.taps, width = setup.kernels.width;
   int64_t phi_lanes = (K + width - 1) / width * width, head_lanes = (p.O + width - 1) / width * width;
   int64_t phi_block = p.S * p.Nu * p.H * phi_lanes, head_block = p.C * p.H * head_lanes;
-  ChannelSplit split(setup.threads, p.B, p.C, false);
+  GridSplit split(setup.threads, p.B, p.C, false);
   // With features of its own for every image a part sums its images' gradients in their places of a slot that the parts
   // of the same channels share.
-  int64_t phi_slots = p.S == 1 ? split.parts() : split.channels;
+  int64_t phi_slots = p.S == 1 ? split.parts() : split.columns;
 
   AggregateSizes sizes = k.pack_sizes(p);
   Workspace packed((sizes.features + sizes.features_adjoint + sizes.head_adjoint) * sizeof(T));
@@ -47,27 +47,27 @@ void aggregate_backward(const ConvSetup<T>& setup, ConvNeeds needs, T* grad_wind
     if (needs.weight) k.pack_features(p, s, features);
     if (needs.window) k.pack_features_adjoint(p, s, adjoint);
   });
-  pack_chunks(setup, k.chunk_channels(p, true), split.channels,
+  pack_chunks(setup, k.chunk_channels(p, true), split.columns,
               [&](int64_t begin, int64_t end) { k.pack_head_adjoint(p, begin, end, head); });
   AggregatePacks<T> packs{features, adjoint, nullptr, head};
 
-  int64_t phi_size = needs.phi ? phi_slots * phi_block : 0, head_size = needs.weight ? split.images * head_block : 0;
+  int64_t phi_size = needs.phi ? phi_slots * phi_block : 0, head_size = needs.weight ? split.rows * head_block : 0;
   Workspace sums((phi_size + head_size) * sizeof(double));
   double *phi_sums = sums.as<double>(), *head_sums = phi_sums + phi_size;
   parallel_each(setup.threads, phi_slots, [&](int64_t i) {
     if (needs.phi) std::fill(phi_sums + i * phi_block, phi_sums + (i + 1) * phi_block, 0.0);
   });
-  parallel_each(setup.threads, split.images, [&](int64_t i) {
+  parallel_each(setup.threads, split.rows, [&](int64_t i) {
     if (needs.weight) std::fill(head_sums + i * head_block, head_sums + (i + 1) * head_block, 0.0);
   });
 
-  int64_t strip = PixelSplit<T>(setup, (p.C + split.channels - 1) / split.channels * p.Nv, kPlaneBytes).strip_pixels;
+  int64_t strip = PixelSplit<T>(setup, (p.C + split.columns - 1) / split.columns * p.Nv, kPlaneBytes).strip_pixels;
   parallel_each(setup.threads, split.parts(), [&](int64_t part) {
-    Range images = split.image_range(p.B, part), channels = split.channel_range(p.C, part);
+    Range images = split.row_range(p.B, part), channels = split.column_range(p.C, part);
     ConvTask task{0, 0, channels.begin, channels.end, 0, p.grid.pixels(), strip};
     Workspace workspace(k.backward_workspace(p, task) * sizeof(T));
-    ConvSums own{phi_sums + (p.S == 1 ? part : part % split.channels) * phi_block,
-                 head_sums + part / split.channels * head_block};
+    ConvSums own{phi_sums + (p.S == 1 ? part : part % split.columns) * phi_block,
+                 head_sums + part / split.columns * head_block};
     int64_t plane = p.Nv * p.grid.height * p.grid.width;
     for (int64_t b = images.begin; b < images.end; ++b) {
       if (needs.window)
@@ -78,7 +78,7 @@ void aggregate_backward(const ConvSetup<T>& setup, ConvNeeds needs, T* grad_wind
     }
   });
   if (needs.phi) finish_phi(setup, phi_sums, phi_slots, phi_lanes, grad_phi);
-  if (needs.weight) finish_head(setup, head_sums, split.images, head_lanes, grad_weight);
+  if (needs.weight) finish_head(setup, head_sums, split.rows, head_lanes, grad_weight);
 }
 
 template void aggregate_forward<float>(const ConvSetup<float>&, void*);

@@ -96,13 +96,4 @@ ConvSetup<T>::ConvSetup(const ConvCall& call, Role role, const KernelTable& tabl
 template struct ConvSetup<float>;
 template struct ConvSetup<double>;
 
-Tensor new_output(const Tensor& like, const std::vector<int64_t>& sizes, ScalarType dtype) {
-  Tensor out = torch::stable::new_empty(like, sizes, dtype);
-  size_t size = dtype == ScalarType::Double ? 8 : dtype == ScalarType::BFloat16 ? 2 : 4;
-  if (out.numel() > 0) advise_large_pages(out.mutable_data_ptr(), size * size_t(out.numel()));
-  return out;
-}
-
-int64_t thread_count() { return std::max<int64_t>(torch::stable::get_num_threads(), 1); }
-
 }  // namespace pgconv

@@ -1,15 +1,11 @@
-// Host side that all orders of the planar convolution share: arguments, the two roles of the operands, splitting of work,
+// Host side that all orders of the planar convolution share: arguments, the two roles of the operands, splitting of pixels,
 // and the way from double sums to gradients.
 #pragma once
 
-#include <torch/csrc/stable/ops.h>
-
-#include <algorithm>
 #include <tuple>
 
-#include "../common/check.h"
+#include "host.h"
 #include "isa.h"
-#include "memory.h"
 
 namespace pgconv {
 
@@ -43,45 +39,6 @@ struct ConvSetup {
   ConvSetup(const ConvSetup&) = delete;
 };
 
-template <class T>
-const T* data_of(const Tensor& t) {
-  return static_cast<const T*>(t.const_data_ptr());
-}
-template <class T>
-T* mutable_data_of(Tensor& t) {
-  return static_cast<T*>(t.mutable_data_ptr());
-}
-
-Tensor new_output(const Tensor& like, const std::vector<int64_t>& sizes, ScalarType dtype);
-
-int64_t thread_count();
-
-// Calls f(begin, end) for consecutive runs of [0, count), one for each thread; on this thread alone if it is the only one.
-template <class F>
-void parallel_runs(int64_t threads, int64_t count, const F& f) {
-  if (count == 0) return;
-  if (threads == 1)
-    f(0, count);
-  else
-    torch::stable::parallel_for(0, count, 1, f);
-}
-// Calls f(i) for i in [0, count), likewise.
-template <class F>
-void parallel_each(int64_t threads, int64_t count, const F& f) {
-  parallel_runs(threads, count, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) f(i);
-  });
-}
-
-// Part i of `parts` nearly equal ones of [0, size), in units.
-struct Range {
-  int64_t begin, end;
-};
-inline Range part_of(int64_t size, int64_t parts, int64_t i, int64_t unit = 1) {
-  int64_t units = (size + unit - 1) / unit;
-  return {std::min(units * i / parts * unit, size), std::min(units * (i + 1) / parts * unit, size)};
-}
-
 // Splits images x pixels for a direction without sums: enough parts of every image to keep all threads evenly busy, and
 // strips small enough that their padded planes stay within `most_bytes`.
 template <class T>
@@ -108,32 +65,6 @@ struct PixelSplit {
     Range pixels = part_of(p.grid.pixels(), parts, i % parts, panel);
     return {i / parts, i / parts + 1, 0, p.C, pixels.begin, pixels.end, strip_pixels};
   }
-};
-
-// Splits images x channels for a direction with sums: every part owns its channels of its images.
-struct ChannelSplit {
-  int64_t images, channels;  // parts of each
-
-  ChannelSplit(int64_t threads, int64_t B, int64_t C, bool prefer_channels) {
-    auto waste = [&](int64_t b, int64_t c) {
-      return double((B + b - 1) / b * b) / double(B) * double((C + c - 1) / c * c) / double(C);
-    };
-    images = channels = 1;
-    double best = 1e30;
-    for (int64_t c = 1; c <= std::min(threads, C); ++c) {
-      int64_t b = std::min(threads / c, B);
-      // Idle threads count like wasted work; ties go to the preferred side.
-      double cost = waste(b, c) * double(threads) / double(b * c) * (1 + (prefer_channels ? 1e-3 / c : 1e-3 * c));
-      if (cost < best) {
-        best = cost;
-        images = b;
-        channels = c;
-      }
-    }
-  }
-  int64_t parts() const { return images * channels; }
-  Range image_range(int64_t B, int64_t part) const { return part_of(B, images, part / channels); }
-  Range channel_range(int64_t C, int64_t part) const { return part_of(C, channels, part % channels); }
 };
 
 // Packs the head for the chunks of every channel range: a chunk never reaches over the end of its range.

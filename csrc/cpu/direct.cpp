@@ -57,21 +57,21 @@ void direct_backward(const ConvSetup<T>& setup, ConvNeeds needs, T* grad_window,
   int64_t phi_block = p.Nu * p.H * phi_lanes, head_block = p.C * p.H * head_lanes;
   DirectOperands<T> operands(setup, false, needs.window);
   // Channels first: parts with channels of their own need no copies of the kernel's gradient, the largest sums here.
-  ChannelSplit split(setup.threads, p.B, p.C, p.S == 1);
+  GridSplit split(setup.threads, p.B, p.C, p.S == 1);
   bool shared = p.S == 1;
   int64_t kernel_block = needs.kernel() ? p.C * k.sums_size(p) : 0;
-  Workspace kernel_sums((shared ? split.images : split.parts()) * kernel_block * sizeof(T));
-  int64_t phi_slots = shared ? std::min(setup.threads, p.C) : split.channels, head_slots = shared ? 1 : split.images;
+  Workspace kernel_sums((shared ? split.rows : split.parts()) * kernel_block * sizeof(T));
+  int64_t phi_slots = shared ? std::min(setup.threads, p.C) : split.columns, head_slots = shared ? 1 : split.rows;
   Workspace sums((phi_slots * p.S * phi_block + head_slots * head_block) * sizeof(double));
   double *phi_sums = sums.as<double>(), *head_sums = phi_sums + phi_slots * p.S * phi_block;
   std::fill(phi_sums, head_sums + head_slots * head_block, 0.0);
   int64_t strip = shared ? kStripPanels * setup.kernels.panel : p.grid.pixels();
 
   parallel_each(setup.threads, split.parts(), [&](int64_t part) {
-    Range images = split.image_range(p.B, part), channels = split.channel_range(p.C, part);
+    Range images = split.row_range(p.B, part), channels = split.column_range(p.C, part);
     ConvTask task{0, 0, channels.begin, channels.end, 0, p.grid.pixels(), strip};
     Workspace workspace(std::max(k.backward_workspace(p, task), k.contract_workspace(p)) * sizeof(T));
-    T* own = kernel_sums.as<T>() + (shared ? part / split.channels : part) * kernel_block;
+    T* own = kernel_sums.as<T>() + (shared ? part / split.columns : part) * kernel_block;
     int64_t plane = p.Nv * p.grid.height * p.grid.width;
     for (int64_t b = images.begin; b < images.end; ++b) {
       if (needs.kernel() && (!shared || b == images.begin))
@@ -82,8 +82,8 @@ void direct_backward(const ConvSetup<T>& setup, ConvNeeds needs, T* grad_window,
       task.b_end = b + 1;
       k.backward(p, task, operands.packs, needs, workspace.as<T>(), own, grad_window);
       if (shared || !needs.kernel()) continue;
-      ConvSums to{phi_sums + (part % split.channels * p.S + b) * phi_block,
-                  head_sums + part / split.channels * head_block};
+      ConvSums to{phi_sums + (part % split.columns * p.S + b) * phi_block,
+                  head_sums + part / split.columns * head_block};
       for (int64_t c = channels.begin; c < channels.end; ++c)
         k.contract(p, b, c, needs, own + c * k.sums_size(p), workspace.as<T>(), to);
     }
@@ -96,7 +96,7 @@ void direct_backward(const ConvSetup<T>& setup, ConvNeeds needs, T* grad_window,
       Workspace workspace(k.contract_workspace(p) * sizeof(T));
       for (int64_t c = channels.begin; c < channels.end; ++c) {
         T* first = kernel_sums.as<T>() + c * k.sums_size(p);
-        for (int64_t i = 1; i < split.images; ++i)
+        for (int64_t i = 1; i < split.rows; ++i)
           for (int64_t n = 0; n < k.sums_size(p); ++n) first[n] += first[i * kernel_block + n];
         k.contract(p, 0, c, needs, first, workspace.as<T>(), {phi_sums + slot * phi_block, head_sums});
       }

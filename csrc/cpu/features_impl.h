@@ -140,7 +140,7 @@ struct PairFeatures {
                       T* memory, T* out) {
     auto layout = NetLayout<T>::of(shape);
     auto ws = Net<T>::Workspace::of(layout, memory);
-    auto tile = Net<T>::forward_for(shape.activation);
+    auto how = Net<T>::evaluate_for(shape.activation);
     auto group = group_kernels<T>(problem.group);
     T *v = ws.pairs, *u = v + kMaxFields * kTile;
     int v_fields = problem.correlation ? group.element : group.fields;
@@ -150,7 +150,7 @@ struct PairFeatures {
       gather(problem, v_fields, u_fields, p, count, v, u);
       group.coordinates(problem.chart, problem.part, shape.coord_dim, problem.correlation ? u : v,
                         problem.correlation ? v : u, ws.x);
-      tile(layout, packed, ws.x, count, ws.buffers, out + p * shape.hidden);
+      Net<T>::evaluate_to(how, layout, packed, ws.x, count, ws.buffers, out + p * shape.hidden);
     }
   }
 
@@ -158,7 +158,7 @@ struct PairFeatures {
                        int64_t begin, int64_t end, T* memory, double* totals, double* grad_v, double* grad_u) {
     auto layout = NetLayout<T>::of(shape);
     auto ws = Net<T>::Workspace::of(layout, memory);
-    auto tile = Net<T>::backward_for(shape.activation);
+    auto record = Net<T>::record_for(shape.activation);
     auto group = group_kernels<T>(problem.group);
     T *v = ws.pairs, *u = v + kMaxFields * kTile, *gv = u + kMaxFields * kTile, *gu = gv + kMaxFields * kTile;
     bool swap = problem.correlation;
@@ -169,7 +169,9 @@ struct PairFeatures {
       int count = int(end - p < kTile ? end - p : kTile);
       gather(problem, v_fields, u_fields, p, count, v, u);
       group.coordinates(problem.chart, problem.part, shape.coord_dim, swap ? u : v, swap ? v : u, ws.x);
-      tile(layout, packed, ws.x, grad + p * shape.hidden, count, ws.buffers, ws.sums, ws.gx);
+      record(layout, packed, ws.x, ws.buffers);
+      Net<T>::load_gradient(layout, grad + p * shape.hidden, count, ws.buffers);
+      Net<T>::reverse(layout, packed, ws.x, ws.buffers, ws.sums, ws.gx);
       group.coordinates_backward(problem.chart, problem.part, shape.coord_dim, swap ? u : v, swap ? v : u, ws.gx,
                                  swap ? gu : gv, swap ? gv : gu);
       scatter(problem, v_fields, u_fields, p, count, gv, gu, grad_v, grad_u);

@@ -3,6 +3,7 @@
 
 #include "../common/conv_params.h"
 #include "../common/params.h"
+#include "../common/point_params.h"
 
 namespace pgconv {
 
@@ -33,6 +34,7 @@ struct Kernels {
                             int64_t end, T* workspace, double* totals, double* grad_v, double* grad_u);
 
   ConvKernels<T> conv;
+  PointKernels<T> point;
 
   // Multiply-adds on registers alone, for the machine's peak: FLOPs done.
   int64_t (*fma_loop)(int64_t rounds);

@@ -110,16 +110,14 @@ struct Net {
     if (sine) *grad = T(grad_omega);
   }
 
-  // x [D][kTile] -> out [count][H]
+  // x [D][kTile] -> last [kTile][width]
   template <int A>
-  static void forward_tile(const NetLayout<T>& layout, const T* packed, const T* x, int count, T* buffers, T* out) {
-    int H = layout.shape.hidden, last = layout.shape.hidden_layers - 1;
+  static void evaluate(const NetLayout<T>& layout, const T* packed, const T* x, T* buffers, T* last) {
     int64_t stride = layout.width;
-    bool direct = count == kTile && H == stride;
     const T* input = x;
     int64_t input_row = 1, input_column = kTile;
-    for (int l = 0; l <= last; ++l) {
-      T* h = l == last && direct ? out : buffers + (l % 2) * layout.buffer();
+    for (int l = 0; l < layout.shape.hidden_layers; ++l) {
+      T* h = l == layout.shape.hidden_layers - 1 ? last : buffers + (l % 2) * layout.buffer();
       product<V, false>(kTile, int(stride), input, input_row, input_column, packed + layout.forward_panel(l), stride,
                         packed + layout.bias(l), int(layout.in(l)), [&](int r, int c, V z)
                             __attribute__((always_inline)) { store<V>(h + r * stride + c, Act<A>::value(z)); });
@@ -127,8 +125,6 @@ struct Net {
       input_row = stride;
       input_column = 1;
     }
-    if (direct) return;
-    for (int r = 0; r < count; ++r) __builtin_memcpy(out + r * H, input + r * stride, sizeof(T) * H);
   }
 
   // Column sums of g [kTile][stride], added to sum [stride]. Four partial sums, since one chain of 64 additions would
@@ -153,46 +149,40 @@ struct Net {
       for (int r = 0; r < kTile; ++r) gx[d * kTile + r] = rows[r * n + d];
   }
 
-  // x [D][kTile], grad [count][H] -> gx [D][kTile]; adds the parameter gradients to sums. All of x must be finite
-  // where the pairs are (rows from count on repeat a pair and get gradient 0).
-  template <int A>
-  static void backward_tile(const NetLayout<T>& layout, const T* packed, const T* x, const T* grad, int count,
-                            T* buffers, T* sums, T* gx) {
-    int H = layout.shape.hidden, last = layout.shape.hidden_layers - 1;
-    int64_t stride = layout.width, buffer = layout.buffer();
-    T *g = buffers + 2 * (last + 1) * buffer, *g_next = g + buffer;
-    auto features = [&](int l) { return buffers + 2 * l * buffer; };
-    auto slopes = [&](int l) { return buffers + (2 * l + 1) * buffer; };
+  // Places of a recorded tile in the buffers, [kTile][width] each: features and derivatives of every layer, and the
+  // gradients of the last layer's phases that reverse() starts from.
+  static T* features(const NetLayout<T>& layout, T* buffers, int l) { return buffers + 2 * l * layout.buffer(); }
+  static T* slopes(const NetLayout<T>& layout, T* buffers, int l) { return features(layout, buffers, l) + layout.buffer(); }
+  static T* gradient(const NetLayout<T>& layout, T* buffers) {
+    return features(layout, buffers, layout.shape.hidden_layers);
+  }
 
-    for (int r = 0; r < kTile; ++r) {
-      int n = r < count ? H : 0;
-      __builtin_memcpy(g + r * stride, grad + r * H, sizeof(T) * n);
-      __builtin_memset(g + r * stride + n, 0, sizeof(T) * (stride - n));
-    }
-    for (int l = 0; l <= last; ++l) {
-      const T* input = l == 0 ? x : features(l - 1);
+  // x [D][kTile] -> features and derivatives of all layers.
+  template <int A>
+  static void record(const NetLayout<T>& layout, const T* packed, const T* x, T* buffers) {
+    int64_t stride = layout.width;
+    for (int l = 0; l < layout.shape.hidden_layers; ++l) {
+      const T* input = l == 0 ? x : features(layout, buffers, l - 1);
       int64_t row = l == 0 ? 1 : stride, column = l == 0 ? kTile : 1;
-      const T *panel = packed + layout.forward_panel(l), *bias = packed + layout.bias(l);
-      if (l < last) {
-        T *h = features(l), *d = slopes(l);
-        product<V, false>(kTile, int(stride), input, row, column, panel, stride, bias, int(layout.in(l)),
-                          [&](int r, int c, V z) __attribute__((always_inline)) {
-                            V y, dy;
-                            Act<A>::both(z, y, dy);
-                            store<V>(h + r * stride + c, y);
-                            store<V>(d + r * stride + c, dy);
-                          });
-      } else {
-        product<V, false>(kTile, int(stride), input, row, column, panel, stride, bias, int(layout.in(l)),
-                          [&](int r, int c, V z) __attribute__((always_inline)) {
-                            V y, dy;
-                            Act<A>::both(z, y, dy);
-                            T* p = g + r * stride + c;
-                            store<V>(p, load<V>(p) * dy);
-                          });
-      }
+      T *h = features(layout, buffers, l), *d = slopes(layout, buffers, l);
+      product<V, false>(kTile, int(stride), input, row, column, packed + layout.forward_panel(l), stride,
+                        packed + layout.bias(l), int(layout.in(l)), [&](int r, int c, V z)
+                            __attribute__((always_inline)) {
+                              V y, dy;
+                              Act<A>::both(z, y, dy);
+                              store<V>(h + r * stride + c, y);
+                              store<V>(d + r * stride + c, dy);
+                            });
     }
-    for (int l = last;; --l) {
+  }
+
+  // From gradient() of a recorded tile: adds the parameter gradients to sums, and gx [D][kTile]. All of x must be finite
+  // where the pairs are; rows beyond them repeat a pair and have gradient 0. Uses up the gradients.
+  static void reverse(const NetLayout<T>& layout, const T* packed, const T* x, T* buffers, T* sums, T* gx) {
+    int H = layout.shape.hidden;
+    int64_t stride = layout.width;
+    T *g = gradient(layout, buffers), *g_next = g + layout.buffer();
+    for (int l = layout.shape.hidden_layers - 1;; --l) {
       T* sum = sums + layout.total(l);
       auto add = [&](int r, int c, V z) __attribute__((always_inline)) {
         T* p = sum + r * stride + c;
@@ -203,8 +193,8 @@ struct Net {
         product<V, true>(layout.shape.coord_dim, int(stride), x, kTile, 1, g, stride, nullptr, kTile, add);
         break;
       }
-      product<V, true>(H, int(stride), features(l - 1), 1, stride, g, stride, nullptr, kTile, add);
-      const T* d = slopes(l - 1);
+      product<V, true>(H, int(stride), features(layout, buffers, l - 1), 1, stride, g, stride, nullptr, kTile, add);
+      const T* d = slopes(layout, buffers, l - 1);
       product<V, false>(kTile, int(stride), g, stride, 1, packed + layout.backward_panel(l), stride, nullptr, H,
                         [&](int r, int c, V z) __attribute__((always_inline)) {
                           store<V>(g_next + r * stride + c, z * load<V>(d + r * stride + c));
@@ -219,6 +209,18 @@ struct Net {
       coords_gradient<V>(layout, packed, g, g_next, gx);
   }
 
+  // Gradient of the phases from grad [count][H] of the features; rows from count on are 0.
+  static void load_gradient(const NetLayout<T>& layout, const T* grad, int count, T* buffers) {
+    int64_t H = layout.shape.hidden, stride = layout.width;
+    const T* d = slopes(layout, buffers, layout.shape.hidden_layers - 1);
+    T* g = gradient(layout, buffers);
+    for (int r = 0; r < kTile; ++r) {
+      int64_t n = r < count ? H : 0;
+      for (int64_t c = 0; c < n; ++c) g[r * stride + c] = grad[r * H + c] * d[r * stride + c];
+      __builtin_memset(g + r * stride + n, 0, sizeof(T) * (stride - n));
+    }
+  }
+
   static void flush(const NetLayout<T>& layout, T* sums, double* totals) {
     for (int64_t k = 0; k < layout.totals_size(); ++k) {
       totals[k] += sums[k];
@@ -226,18 +228,28 @@ struct Net {
     }
   }
 
-  using ForwardTile = void (*)(const NetLayout<T>&, const T*, const T*, int, T*, T*);
-  using BackwardTile = void (*)(const NetLayout<T>&, const T*, const T*, const T*, int, T*, T*, T*);
+  using Evaluate = void (*)(const NetLayout<T>&, const T*, const T*, T*, T*);
+  using Record = void (*)(const NetLayout<T>&, const T*, const T*, T*);
 
-  static ForwardTile forward_for(int activation) {
-    constexpr ForwardTile table[kNumActivations] = {forward_tile<kSin>, forward_tile<kSilu>, forward_tile<kRelu>,
-                                                    forward_tile<kGelu>, forward_tile<kTanh>};
+  static Evaluate evaluate_for(int activation) {
+    constexpr Evaluate table[kNumActivations] = {evaluate<kSin>, evaluate<kSilu>, evaluate<kRelu>, evaluate<kGelu>,
+                                                 evaluate<kTanh>};
     return table[activation];
   }
-  static BackwardTile backward_for(int activation) {
-    constexpr BackwardTile table[kNumActivations] = {backward_tile<kSin>, backward_tile<kSilu>, backward_tile<kRelu>,
-                                                     backward_tile<kGelu>, backward_tile<kTanh>};
+  static Record record_for(int activation) {
+    constexpr Record table[kNumActivations] = {record<kSin>, record<kSilu>, record<kRelu>, record<kGelu>,
+                                               record<kTanh>};
     return table[activation];
+  }
+
+  // x [D][kTile] -> out [count][H], without padding.
+  static void evaluate_to(Evaluate how, const NetLayout<T>& layout, const T* packed, const T* x, int count, T* buffers,
+                          T* out) {
+    int64_t H = layout.shape.hidden;
+    if (count == kTile && H == layout.width) return how(layout, packed, x, buffers, out);
+    T* last = buffers + 2 * layout.buffer();
+    how(layout, packed, x, buffers, last);
+    for (int r = 0; r < count; ++r) __builtin_memcpy(out + r * H, last + r * layout.width, sizeof(T) * H);
   }
 
   // Parts of a workspace.
@@ -261,11 +273,11 @@ struct Net {
                       T* out) {
     auto layout = NetLayout<T>::of(shape);
     auto ws = Workspace::of(layout, memory);
-    auto tile = forward_for(shape.activation);
+    auto how = evaluate_for(shape.activation);
     for (int64_t p = begin; p < end; p += kTile) {
       int count = int(end - p < kTile ? end - p : kTile);
       load_coords(shape, coords + p * shape.coord_dim, count, ws.x);
-      tile(layout, packed, ws.x, count, ws.buffers, out + p * shape.hidden);
+      evaluate_to(how, layout, packed, ws.x, count, ws.buffers, out + p * shape.hidden);
     }
   }
 
@@ -273,13 +285,15 @@ struct Net {
                        int64_t end, T* memory, double* totals, T* grad_coords) {
     auto layout = NetLayout<T>::of(shape);
     auto ws = Workspace::of(layout, memory);
-    auto tile = backward_for(shape.activation);
+    auto record_tile = record_for(shape.activation);
     __builtin_memset(ws.sums, 0, sizeof(T) * layout.totals_size());
     int pending = 0;
     for (int64_t p = begin; p < end; p += kTile) {
       int count = int(end - p < kTile ? end - p : kTile);
       load_coords(shape, coords + p * shape.coord_dim, count, ws.x);
-      tile(layout, packed, ws.x, grad + p * shape.hidden, count, ws.buffers, ws.sums, ws.gx);
+      record_tile(layout, packed, ws.x, ws.buffers);
+      load_gradient(layout, grad + p * shape.hidden, count, ws.buffers);
+      reverse(layout, packed, ws.x, ws.buffers, ws.sums, ws.gx);
       for (int r = 0; r < count; ++r)
         for (int d = 0; d < shape.coord_dim; ++d) grad_coords[(p + r) * shape.coord_dim + d] = ws.gx[d * kTile + r];
       if (++pending == kFlushTiles) {

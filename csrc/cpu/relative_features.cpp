@@ -2,24 +2,16 @@
 
 #include <tuple>
 
-#include "kernel_net.h"
+#include "features_host.h"
 
 namespace pgconv {
-namespace {
 
-struct Call {
-  int group, chart, part;
-  bool correlation;
-  NetShape shape;
-  int64_t S, Nu, Nv;
-};
-
-Call parse(const char* op, const KernelTable& table, const Tensor& v, const Tensor& u, const Tensor& params,
-           const std::string& group, const std::string& chart, const std::string& part, const std::string& form,
-           const std::string& net) {
+FeaturesCall FeaturesCall::parse(const char* op, const KernelTable& table, const Tensor& v, const Tensor& u,
+                                 const Tensor& params, const std::string& group, const std::string& chart,
+                                 const std::string& part, const std::string& form, const std::string& net) {
   std::vector<const char*> names;
   for (const auto& info : table.groups) names.push_back(info.name);
-  Call call{};
+  FeaturesCall call{};
   call.group = parse_name(op, "group", group, names);
   call.chart = parse_name(op, "chart", chart, {"product", "embed", "lie", "release"});
   call.part = parse_name(op, "part", part, {"all", "translation", "stabilizer"});
@@ -44,37 +36,17 @@ Call parse(const char* op, const KernelTable& table, const Tensor& v, const Tens
   return call;
 }
 
-// Fields of all elements, and the description of the pairs that points to them.
-template <class T>
-struct Prepared {
-  Buffer<T> v, u;
-  Features<T> problem;
-
-  Prepared(const KernelTable& table, const Call& call, const Tensor& tv, const Tensor& tu)
-      : v(table.groups[call.group].fields * tv.size(0) * call.Nv),
-        u(table.groups[call.group].fields * tu.size(0) * call.Nu) {
-    const auto& k = kernels_of<T>(table);
-    int64_t v_count = tv.size(0) * call.Nv, u_count = tu.size(0) * call.Nu;
-    k.prepare(call.group, static_cast<const T*>(tv.const_data_ptr()), v_count, v.get());
-    k.prepare(call.group, static_cast<const T*>(tu.const_data_ptr()), u_count, u.get());
-    problem = {call.group, call.chart, call.part, call.correlation, call.S, call.Nu, call.Nv, v_count, u_count,
-               tv.size(0) == 1 ? 0 : call.Nv, tu.size(0) == 1 ? 0 : call.Nu, v.get(), u.get()};
-  }
-};
-
-}  // namespace
-
 Tensor relative_features(const Tensor& v, const Tensor& u, const Tensor& params, const std::string& group,
                          const std::string& chart, const std::string& part, const std::string& form,
                          const std::string& net) {
   const char* op = "relative_features";
   const KernelTable& table = kernels();
-  Call call = parse(op, table, v, u, params, group, chart, part, form, net);
+  auto call = FeaturesCall::parse(op, table, v, u, params, group, chart, part, form, net);
   return dispatch_float(op, v, [&](auto zero) {
     using T = decltype(zero);
     const auto& k = kernels_of<T>(table);
     Tensor out = torch::stable::new_empty(v, {call.S, call.Nu, call.Nv, call.shape.hidden});
-    Prepared<T> prepared(table, call, v, u);
+    PreparedElements<T> prepared(table, call, v, u);
     auto packed = pack_params<T>(table, call.shape, params);
     auto to = static_cast<T*>(out.mutable_data_ptr());
     for_pairs(call.S * call.Nu * call.Nv, [&](int64_t begin, int64_t end) {
@@ -91,7 +63,7 @@ std::tuple<Tensor, Tensor, Tensor> relative_features_backward(const Tensor& grad
                                                               const std::string& form, const std::string& net) {
   const char* op = "relative_features_backward";
   const KernelTable& table = kernels();
-  Call call = parse(op, table, v, u, params, group, chart, part, form, net);
+  auto call = FeaturesCall::parse(op, table, v, u, params, group, chart, part, form, net);
   check_tensor(op, "grad", grad, {call.S, call.Nu, call.Nv, call.shape.hidden}, v.scalar_type());
   return dispatch_float(op, v, [&](auto zero) {
     using T = decltype(zero);
@@ -100,7 +72,7 @@ std::tuple<Tensor, Tensor, Tensor> relative_features_backward(const Tensor& grad
     auto mutable_data = [](Tensor& t) { return static_cast<T*>(t.mutable_data_ptr()); };
     Tensor gv = torch::stable::empty_like(v), gu = torch::stable::empty_like(u);
     Tensor gparams = torch::stable::empty_like(params);
-    Prepared<T> prepared(table, call, v, u);
+    PreparedElements<T> prepared(table, call, v, u);
     auto packed = pack_params<T>(table, call.shape, params);
 
     int64_t fields = table.groups[call.group].fields, totals = k.totals_size(call.shape);

@@ -6,7 +6,15 @@ import torch
 from torch import Tensor
 
 from pgconv import groups
-from pgconv._shapes import check_choice, check_floating, check_same_device, check_shape, describe, require_tensor
+from pgconv._shapes import (
+    check_choice,
+    check_floating,
+    check_same_device,
+    check_shape,
+    describe,
+    require_tensor,
+    values_can_be_read,
+)
 from pgconv.groups import Group
 from pgconv.ops import dispatch, kernel_net, relative_features
 from pgconv.spec import CHARTS, FORMS, REDUCTIONS, FeatureSpec
@@ -85,16 +93,6 @@ class KernelArgs:
         params = self.net.pack()
         dtype = torch.promote_types(torch.promote_types(v.dtype, u.dtype), params.dtype)
         return v.to(dtype), u.to(dtype), params
-
-
-def values_can_be_read(tensor: Tensor) -> bool:
-    """Whether looking at values is possible without tracing trouble and without making the host wait for a device."""
-    return (
-        type(tensor) in (Tensor, torch.nn.Parameter)
-        and tensor.device.type == "cpu"
-        and not torch.compiler.is_compiling()
-        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
-    )
 
 
 def check_head(op: str, net: object, weight: object, bias: object, pattern: str, axes: dict) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from pgconv import ops
-from pgconv._shapes import check_floating, check_shape, describe, require_tensor
+from pgconv._shapes import check_floating, check_shape, describe, require_tensor, values_can_be_read
 from pgconv.backends.reference import point_conv as contraction
+from pgconv.backends.reference.pieces import Piece, pieces
 from pgconv.functional._kernel import (
     KernelArgs,
     check_devices,
@@ -15,7 +17,6 @@ from pgconv.functional._kernel import (
     check_head,
     check_reduction,
     safe_reciprocal,
-    values_can_be_read,
 )
 from pgconv.ops import dispatch
 
@@ -134,7 +135,17 @@ def _contract(
     def features(v: Tensor, u: Tensor) -> Tensor:
         return kernel.features_of_pairs(v, u).to(dtype)
 
-    return contraction.sum_over_pairs(features, f, v, u, weight, bias, index, rowptr, depthwise)
+    def contract(piece: Piece) -> Tensor:
+        return contraction.sum_over_pairs(features, f, v, piece.u, weight, bias, piece.index, piece.rowptr, depthwise)
+
+    parts = list(pieces(f, v, u, weight.shape[-1], index, rowptr))
+    if len(parts) == 1:
+        return contract(parts[0])
+    if torch._C._functorch.is_functorch_wrapped_tensor(f):  # function transforms know no recomputation
+        return torch.cat([contract(piece) for piece in parts], 1)
+    # Features of a piece are computed again in the backward pass and never kept.
+    options: dict = {"use_reentrant": False, "preserve_rng_state": False}
+    return torch.cat([checkpoint(contract, piece, **options) for piece in parts], 1)
 
 
 def _sample_share(op: str, f: Tensor, sample_weight: Tensor | None, mask: Tensor | None) -> Tensor | None:

@@ -8,7 +8,7 @@ exist.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,13 @@ LIB = torch.library.Library("pgconv", "DEF")
 
 FAMILIES: dict[str, Family] = {}
 """Every operation by name; tests loop over it."""
+
+
+_Operands = Sequence[torch.Tensor | None]
+
+
+def _whole(operands: _Operands, *decoded: Any) -> Iterable[tuple[Any, _Operands]]:
+    return ((..., operands),)
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,8 @@ class Family:
         fake: shape of the output, from tensors and decoded statics
         composite: differentiable plain PyTorch form of the forward, from tensors and decoded statics
         cast: names of the tensors that autocast casts to the autocast dtype
+        pieces: parts of a call for ``composite`` whose results make up the whole, to be taken one after the other: where they
+            lie in the result, and their tensors, from tensors and decoded statics
     """
 
     name: str
@@ -48,6 +57,7 @@ class Family:
     fake: Callable[..., torch.Tensor]
     composite: Callable[..., torch.Tensor]
     cast: tuple[str, ...] = ()
+    pieces: Callable[..., Iterable[tuple[Any, _Operands]]] = _whole
 
     @property
     def forward_op(self) -> torch._ops.OpOverload:
@@ -130,20 +140,29 @@ def _register_backward(family: Family) -> None:
     def backward(ctx: Any, *cotangents: torch.Tensor) -> tuple[Any, ...]:
         grad, *tensors = ctx.saved_tensors
         decoded = family.decode(*ctx.statics)
+        further = torch.is_grad_enabled()
         with torch.enable_grad():
             # Fresh views: a tensor computed from another argument must count as independent of it here.
             grad = _view(grad, True)
             differentiable = [None if t is None else _view(t, True) for t in tensors[:count]]
-            out = family.composite(*differentiable, *tensors[count:], *decoded)
             chosen = [(t, c) for t, c, n in zip(differentiable, cotangents, ctx.needs) if n and t is not None]
-            first = torch.autograd.grad(
-                out, [t for t, _ in chosen], grad, create_graph=True, allow_unused=True, materialize_grads=True
-            )
             sources = [grad, *[t for t in differentiable if t is not None]]
-            second = torch.autograd.grad(
-                first, sources, [c for _, c in chosen], create_graph=torch.is_grad_enabled(), allow_unused=True
-            )
-        results = iter(second)
+            total: list[torch.Tensor | None] = [None] * len(sources)
+            for place, operands in family.pieces([*differentiable, *tensors[count:]], *decoded):
+                out = family.composite(*operands, *decoded)
+                first = torch.autograd.grad(
+                    out,
+                    [t for t, _ in chosen],
+                    grad[place],
+                    create_graph=True,
+                    allow_unused=True,
+                    materialize_grads=True,
+                )
+                second = torch.autograd.grad(
+                    first, sources, [c for _, c in chosen], create_graph=further, allow_unused=True
+                )
+                total = [x if t is None else t if x is None else t + x for t, x in zip(total, second)]
+        results = iter(total)
         grads = [next(results), *[None if t is None else next(results) for t in differentiable]]
         return (*grads, *[None] * (len(tensors) - count + len(ctx.statics) + 2))
 

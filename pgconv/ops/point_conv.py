@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
+from pgconv.backends.reference.pieces import pieces
 from pgconv.backends.reference.point_conv import point_conv as reference
 from pgconv.ops._define import Family, define_op
 from pgconv.spec import Facts, FeatureSpec
@@ -35,6 +38,12 @@ def _fake(f, v, u, params, weight, bias, index, rowptr, spec: FeatureSpec, depth
     return f.new_empty(f.shape[0], u.shape[1], weight.shape[0])
 
 
+def _pieces(operands: Sequence[torch.Tensor | None], spec: FeatureSpec, depthwise: bool):
+    f, v, u, params, weight, bias, index, rowptr = operands
+    for piece in pieces(f, v, u, weight.shape[-1], index, rowptr):
+        yield (slice(None), piece.rows), (f, v, piece.u, params, weight, bias, piece.index, piece.rowptr)
+
+
 point_conv = define_op(
     Family(
         name="point_conv",
@@ -46,6 +55,7 @@ point_conv = define_op(
         fake=_fake,
         composite=reference,
         cast=("f", "weight", "bias"),
+        pieces=_pieces,
     )
 )
 """``(f, v, u, params, weight, bias?, index?, rowptr?, spec, depthwise, plan) -> [B,Nu,O]``."""

@@ -42,8 +42,8 @@ class CppBackend:
             return f"{facts.op} has no native kernel in the order {order!r}"
         if facts.op == "group_conv2d":
             return None if order == "materialize" else _why_not_fused(facts)
-        if facts.op == "point_conv" and facts.size("lists"):
-            return "point_conv has no native kernel for neighbour lists"
+        if facts.op == "point_conv":
+            return _why_not_points(facts)
         if len(set(facts.dtypes)) > 1 or facts.dtypes[0] not in _NATIVE_DTYPES:
             return (
                 f"native features need one dtype of {' or '.join(_NATIVE_DTYPES)}, received {', '.join(facts.dtypes)}"
@@ -63,6 +63,13 @@ def _why_not_fused(facts: Facts) -> str | None:
         )
     if min(facts.size("Ho"), facts.size("Wo")) < 1:
         return "the kernel does not fit the padded image"
+    return None
+
+
+def _why_not_points(facts: Facts) -> str | None:
+    elements = set(facts.dtypes[1:4])
+    if not elements <= set(_NATIVE_DTYPES):
+        return f"native features need {' or '.join(_NATIVE_DTYPES)}, received {', '.join(facts.dtypes[1:4])}"
     return None
 
 
@@ -95,11 +102,11 @@ def _group_conv2d_backward(order: str, needs, grad, f, phi, weight, geometry):
 
 
 def _point_conv(order: str, f, v, u, params, weight, bias, index, rowptr, spec, depthwise):
-    return point_conv.forward(f, v, u, params, weight, bias, spec, depthwise)
+    return point_conv.forward(f, v, u, params, weight, bias, index, rowptr, spec, depthwise)
 
 
 def _point_conv_backward(order, needs, grad, f, v, u, params, weight, bias, index, rowptr, spec, depthwise):
-    return point_conv.backward(needs, grad, f, v, u, params, weight, bias, spec, depthwise)
+    return point_conv.backward(needs, grad, f, v, u, params, weight, bias, index, rowptr, spec, depthwise)
 
 
 _FUNCTIONS = raw_functions(globals(), _ORDERS)
