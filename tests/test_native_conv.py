@@ -253,3 +253,16 @@ def test_spectra_too_large_to_be_held_at_once(size):
     wanted = native.backward("aggregate", *operands)
     for found, exact in zip(native.backward("spectral", *operands), wanted):
         assert error(found, exact) <= 1e-12
+
+
+@pytest.mark.parametrize("size", [(64, 64), (63, 67), (32, 130)])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_results_larger_than_caches(size, dtype, level):
+    """Their lines are written without being read where panels lie on whole vectors, which odd sizes do not."""
+    generator = torch.Generator().manual_seed(0)
+    geometry = ConvGeometry.make("test", 3, 1, "same", 1, "disc")
+    shapes = (5, 2, 1, *size), (1, 8, 1, len(geometry.taps()), 3), (64, 2, 3)
+    operands = [torch.randn(*shape, generator=generator).to(dtype) for shape in shapes]
+    found = native.forward("direct", *operands, geometry)
+    assert found.numel() * found.element_size() > 32 << 20
+    assert error(found, native.forward("aggregate", *[x.double() for x in operands], geometry)) <= DTYPES[dtype][0]

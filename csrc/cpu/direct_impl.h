@@ -123,6 +123,7 @@ struct Direct {
     auto window = static_cast<const typename Store::Type*>(p.window);
     auto pixel = static_cast<typename Store::Type*>(out);
     int64_t pixels = g.pixels(), R = rows(p);
+    auto put = exceeds_caches<Store>(p.B * R * pixels) ? stream_panel<T, Store> : store_panel<T, Store>;
     for (int64_t b = task.b_begin; b < task.b_end; ++b)
       for (int64_t begin = task.pixel_begin; begin < task.pixel_end; begin += task.strip_pixels) {
         int64_t end = begin + task.strip_pixels < task.pixel_end ? begin + task.strip_pixels : task.pixel_end;
@@ -148,10 +149,10 @@ struct Direct {
         for (int64_t at = begin; at < end; at += kPanel<T>, y += R * kPanel<T>) {
           int count = int(end - at < kPanel<T> ? end - at : kPanel<T>);
           for (int64_t u = 0; u < p.Nu; ++u)
-            store_panel<T, Store>(y + u * p.O * kPanel<T>, p.O, count, pixel + (b * p.O * p.Nu + u) * pixels + at,
-                                  p.Nu * pixels);
+            put(y + u * p.O * kPanel<T>, p.O, count, pixel + (b * p.O * p.Nu + u) * pixels + at, p.Nu * pixels);
         }
       }
+    finish_streams();
   }
 
   struct BackwardMemory {

@@ -209,6 +209,12 @@ void load_panel(const typename From::Type* planes, int64_t stride, int64_t rows,
   }
 }
 
+// Whether a result is larger than what caches hold: its lines are then not fetched to be overwritten.
+template <class To>
+constexpr bool exceeds_caches(int64_t numbers) {
+  return numbers * int64_t(sizeof(typename To::Type)) > int64_t(32) << 20;
+}
+
 template <class T, class To>
 void store_panel(const T* from, int64_t rows, int count, typename To::Type* planes, int64_t stride) {
   for (int64_t r = 0; r < rows; ++r, planes += stride, from += kPanel<T>) {
@@ -218,6 +224,19 @@ void store_panel(const T* from, int64_t rows, int count, typename To::Type* plan
       for (int l = 0; l < count; ++l) To::put(planes + l, from[l]);
     }
   }
+}
+
+// The same for a result that exceeds the caches. finish_streams() comes before other threads read it.
+template <class T, class To>
+void stream_panel(const T* from, int64_t rows, int count, typename To::Type* planes, int64_t stride) {
+  if constexpr (sizeof(T) == sizeof(typename To::Type)) {
+    if (count == kPanel<T> && stride % kWidth<T> == 0 && reinterpret_cast<uintptr_t>(planes) % kVectorBytes == 0) {
+      for (int64_t r = 0; r < rows; ++r, planes += stride, from += kPanel<T>)
+        for (int l = 0; l < kPanel<T>; l += kWidth<T>) stream(planes + l, load<Native<T>>(from + l));
+      return;
+    }
+  }
+  store_panel<T, To>(from, rows, count, planes, stride);
 }
 
 }  // namespace PGCONV_ISA

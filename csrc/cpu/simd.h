@@ -89,6 +89,24 @@ PGCONV_INLINE void store(Scalar<V>* p, V x) {
   reinterpret_cast<Unaligned<V>*>(p)->value = x;
 }
 
+// Store that does not fetch the line it overwrites; p is a multiple of the vector's size. Readers on other threads see it after
+// finish_streams().
+#if defined(__AVX512F__)
+PGCONV_INLINE void stream(float* p, FloatVector x) { _mm512_stream_ps(p, (__m512)x); }
+PGCONV_INLINE void stream(double* p, DoubleVector x) { _mm512_stream_pd(p, (__m512d)x); }
+#elif defined(__AVX2__)
+PGCONV_INLINE void stream(float* p, FloatVector x) { _mm256_stream_ps(p, (__m256)x); }
+PGCONV_INLINE void stream(double* p, DoubleVector x) { _mm256_stream_pd(p, (__m256d)x); }
+#else
+PGCONV_INLINE void stream(float* p, FloatVector x) { store<FloatVector>(p, x); }
+PGCONV_INLINE void stream(double* p, DoubleVector x) { store<DoubleVector>(p, x); }
+#endif
+PGCONV_INLINE void finish_streams() {
+#if defined(__x86_64__)
+  _mm_sfence();
+#endif
+}
+
 PGCONV_INLINE FloatVector select(IntVector m, FloatVector a, FloatVector b) { return m ? a : b; }
 PGCONV_INLINE DoubleVector select(LongVector m, DoubleVector a, DoubleVector b) { return m ? a : b; }
 

@@ -111,7 +111,8 @@ def _group_conv2d(facts: Facts, backward: bool) -> dict[str, Cost]:
         # What lies outside the image is subtracted as negative waste.
         "materialize": Cost(
             twice * dense + thrice * build,
-            signals + thrice * 4 * word * n["S"] * pair * k2,
+            # Backward the vendor's library brings operands into layouts of its own and back.
+            signals * thrice + thrice * 4 * word * n["S"] * pair * k2,
             # A convolution in groups reaches less than half of what the plain one does.
             twice * dense * (_inside(geometry, size, out) * (2.3 if n["S"] > 1 else 1) - 1),
         ),
