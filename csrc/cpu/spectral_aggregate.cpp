@@ -58,13 +58,14 @@ void spectral_aggregate_backward(const ConvCall& call, const ConvSetup<T>& setup
   SpectralProblem<T>& q = spectral.problem;
   const ConvProblem<T>& p = q.conv;
   SpectralFeatures<T> features(setup, q, true);
-  Spectra<T> spectra(setup, q, 3, p.B, false);
   int64_t width = setup.kernels.width, K = p.Nv * p.grid.taps;
   int64_t phi_lanes = (K + width - 1) / width * width, phi_block = p.Nu * p.H * phi_lanes;
   int64_t head_lanes = (p.O + width - 1) / width * width, head_block = p.C * p.H * head_lanes;
   // Parts own chunks, so features and head have a sum for each.
-  int64_t parts = std::min(setup.threads, spectra.chunks);
-  Workspace sums(parts * (p.S * phi_block + head_block) * sizeof(double));
+  int64_t parts = std::min(setup.threads, setup.kernels.spectral.chunks(q.spectrum));
+  int64_t sums_bytes = parts * (p.S * phi_block + head_block) * int64_t(sizeof(double));
+  Spectra<T> spectra(setup, q, 3, p.B, false, sums_bytes);
+  Workspace sums{size_t(sums_bytes)};
   double *phi_sums = sums.as<double>(), *head_sums = phi_sums + parts * p.S * phi_block;
   std::fill(phi_sums, head_sums + parts * head_block, 0.0);
 

@@ -103,8 +103,8 @@ void for_planes(const ConvSetup<T>& setup, const Spectrum& s, const SpectrumSide
 
 // Size of a batch of `count` items of so many times so many numbers: as equal batches as possible.
 template <class T>
-int64_t batch_of(int64_t count, int64_t times, int64_t numbers) {
-  int64_t most = std::max<int64_t>(kSpectraBytes / std::max<int64_t>(times * numbers * int64_t(sizeof(T)), 1), 1);
+int64_t batch_of(int64_t count, int64_t times, int64_t numbers, int64_t bytes) {
+  int64_t most = std::max<int64_t>(bytes / std::max<int64_t>(times * numbers * int64_t(sizeof(T)), 1), 1);
   int64_t batches = std::max<int64_t>((count + most - 1) / most, 1);
   return (count + batches - 1) / batches;
 }
@@ -119,22 +119,23 @@ struct Spectra {
   int64_t all_chunks, chunks, image, image_out, batch;
   Workspace memory;
 
-  // Batches are of `most` images at most. Bands transform the images' rows again for each of them, but what is made for a
+  // Batches are of `most` images at most; `beside` is what the call holds beside its spectra, in bytes. Bands transform the images' rows again for each of them, but what is made for a
   // frequency serves all images.
-  Spectra(const ConvSetup<T>& setup, const SpectralProblem<T>& q, int pixel_parts, int64_t most, bool bands)
+  Spectra(const ConvSetup<T>& setup, const SpectralProblem<T>& q, int pixel_parts, int64_t most, bool bands,
+          int64_t beside = 0)
       : all_chunks(setup.kernels.spectral.chunks(q.spectrum)),
         chunks(all_chunks),
         image(setup.kernels.spectral.image_size(q.conv.C * q.conv.Nv, 3)),
         image_out(setup.kernels.spectral.image_size(q.conv.O * q.conv.Nu, pixel_parts)),
         batch(most),
-        memory(cut(bands) * sizeof(T)) {}
+        memory(cut(bands, kSpectraBytes - beside) * sizeof(T)) {}
   T* window() const { return memory.as<T>(); }
   T* pixel() const { return window() + chunks * batch * image; }
 
  private:
   // Numbers of a band or batch, as equal ones as possible.
-  int64_t cut(bool bands) {
-    (bands ? chunks : batch) = batch_of<T>(bands ? chunks : batch, bands ? batch : chunks, image + image_out);
+  int64_t cut(bool bands, int64_t bytes) {
+    (bands ? chunks : batch) = batch_of<T>(bands ? chunks : batch, bands ? batch : chunks, image + image_out, bytes);
     return chunks * batch * (image + image_out);
   }
 };
