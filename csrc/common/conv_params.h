@@ -158,9 +158,12 @@ struct AggregateKernels {
   void (*pack_head_adjoint)(const ConvProblem<T>&, int64_t begin, int64_t end, T* to);
   int64_t (*forward_workspace)(const ConvProblem<T>&, const ConvTask&);
   void (*forward)(const ConvProblem<T>&, const ConvTask&, const AggregatePacks<T>&, T* workspace, void* out);
+  // grad_window begins at the task's first image and channel.
   int64_t (*backward_workspace)(const ConvProblem<T>&, const ConvTask&);
   void (*backward)(const ConvProblem<T>&, const ConvTask&, const AggregatePacks<T>&, ConvNeeds, T* workspace, ConvSums,
                    T* grad_window);
+  // Numbers into the problem's storage.
+  void (*store)(const T* from, int64_t count, void* to);
 };
 
 template <class T>

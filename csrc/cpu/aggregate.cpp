@@ -29,7 +29,8 @@ void aggregate_forward(const ConvSetup<T>& setup, void* out) {
 }
 
 template <class T>
-void aggregate_backward(const ConvSetup<T>& setup, ConvNeeds needs, T* grad_window, T* grad_phi, T* grad_weight) {
+void aggregate_backward(const ConvSetup<T>& setup, ConvNeeds needs, void* grad_window, T* grad_phi,
+                        T* grad_weight) {
   const ConvProblem<T>& p = setup.problem;
   const AggregateKernels<T>& k = setup.kernels.aggregate[p.storage];
   int64_t K = p.Nv * p.grid.taps, width = setup.kernels.width;
@@ -68,13 +69,18 @@ void aggregate_backward(const ConvSetup<T>& setup, ConvNeeds needs, T* grad_wind
     Workspace workspace(k.backward_workspace(p, task) * sizeof(T));
     ConvSums own{phi_sums + (p.S == 1 ? part : part % split.columns) * phi_block,
                  head_sums + part / split.columns * head_block};
-    int64_t plane = p.Nv * p.grid.height * p.grid.width;
+    // Sums of an image are kept in T and rounded once where the storage is another.
+    int64_t plane = p.Nv * p.grid.height * p.grid.width, size = (channels.end - channels.begin) * plane;
+    bool rounded = needs.window && p.storage != kNative;
+    Workspace planes(size_t(rounded ? size : 0) * sizeof(T));
     for (int64_t b = images.begin; b < images.end; ++b) {
-      if (needs.window)
-        std::fill(grad_window + (b * p.C + channels.begin) * plane, grad_window + (b * p.C + channels.end) * plane, T(0));
+      int64_t first = (b * p.C + channels.begin) * plane;
+      T* to = rounded ? planes.as<T>() : static_cast<T*>(grad_window) + (needs.window ? first : 0);
+      if (needs.window) std::fill(to, to + size, T(0));
       task.b_begin = b;
       task.b_end = b + 1;
-      k.backward(p, task, packs, needs, workspace.as<T>(), own, grad_window);
+      k.backward(p, task, packs, needs, workspace.as<T>(), own, to);
+      if (rounded) k.store(to, size, static_cast<uint16_t*>(grad_window) + first);
     }
   });
   if (needs.phi) finish_phi(setup, phi_sums, phi_slots, phi_lanes, grad_phi);
@@ -83,7 +89,7 @@ void aggregate_backward(const ConvSetup<T>& setup, ConvNeeds needs, T* grad_wind
 
 template void aggregate_forward<float>(const ConvSetup<float>&, void*);
 template void aggregate_forward<double>(const ConvSetup<double>&, void*);
-template void aggregate_backward<float>(const ConvSetup<float>&, ConvNeeds, float*, float*, float*);
-template void aggregate_backward<double>(const ConvSetup<double>&, ConvNeeds, double*, double*, double*);
+template void aggregate_backward<float>(const ConvSetup<float>&, ConvNeeds, void*, float*, float*);
+template void aggregate_backward<double>(const ConvSetup<double>&, ConvNeeds, void*, double*, double*);
 
 }  // namespace pgconv

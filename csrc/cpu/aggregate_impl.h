@@ -177,7 +177,7 @@ struct Aggregate {
   }
 
   // From the pixel side (and the window side where the kernel's gradients are asked for): the window side's gradient
-  // [B, C, Nv, height, width], zeroed by the caller, for the task's channels, and the sums of features and head.
+  // [B, C, Nv, height, width] from the task's first image and channel on, zeroed by the caller, and the sums of features and head.
   static void backward(const ConvProblem<T>& p, const ConvTask& task, const AggregatePacks<T>& packs, ConvNeeds needs,
                        T* workspace, ConvSums sums, T* grad_window) {
     const ConvGrid& g = p.grid;
@@ -216,7 +216,8 @@ struct Aggregate {
         if (needs.weight) flush_head(p, task, m.head, sums.head);
         if (needs.window)
           for (int64_t i = 0; i < channels * p.Nv; ++i)
-            add_unpadded(g, strip, m.grad_planes + i * strip.plane, grad_window + (first_plane + i) * plane_pixels);
+            add_unpadded(g, strip, m.grad_planes + i * strip.plane,
+                         grad_window + ((b - task.b_begin) * image + i) * plane_pixels);
       }
     }
   }
@@ -287,9 +288,14 @@ struct Aggregate {
             to[(c * p.H + h) * lanes + o] += from[((n * channels + c) * features + h) * kPanel<T> + o - n * kPanel<T>];
   }
 
+  static void store(const T* from, int64_t count, void* to) {
+    auto stored = static_cast<typename A::Storage::Type*>(to);
+    for (int64_t i = 0; i < count; ++i) A::Storage::put(stored + i, from[i]);
+  }
+
   static constexpr AggregateKernels<T> kernels = {
       chunk_channels, pack_sizes, pack_features, pack_features_adjoint, pack_head, pack_head_adjoint,
-      forward_workspace, forward, backward_workspace, backward};
+      forward_workspace, forward, backward_workspace, backward, store};
 };
 
 }  // namespace PGCONV_ISA

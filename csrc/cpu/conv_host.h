@@ -116,8 +116,9 @@ void finish_head(const ConvSetup<T>& setup, const double* sums, int64_t slots, i
 // side's gradient is in the kernels' number type.
 template <class T>
 void aggregate_forward(const ConvSetup<T>& setup, void* out);
+// The aggregate order has the window side's gradient in the problem's storage.
 template <class T>
-void aggregate_backward(const ConvSetup<T>& setup, ConvNeeds needs, T* grad_window, T* grad_phi, T* grad_weight);
+void aggregate_backward(const ConvSetup<T>& setup, ConvNeeds needs, void* grad_window, T* grad_phi, T* grad_weight);
 template <class T>
 void direct_forward(const ConvSetup<T>& setup, void* out);
 template <class T>

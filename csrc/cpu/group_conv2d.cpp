@@ -28,15 +28,14 @@ auto with_type(const ConvCall& call, F&& f) {
 
 }  // namespace
 
-// [B, O, Nu, Ho, Wo], in f's type, or phi's for "mix", whose sums end in memory.
+// [B, O, Nu, Ho, Wo], in f's type.
 Tensor group_conv2d(const Tensor& f, const Tensor& phi, const Tensor& weight, const Tensor& taps,
                     std::vector<int64_t> geometry, std::string order) {
   const char* op = "group_conv2d";
   ConvCall call = ConvCall::make(op, f, phi, weight, taps, geometry);
   Order how = parse_order(op, order, call);
   const KernelTable& table = kernels();
-  Tensor out = new_output(f, {call.B, call.O, call.Nu, call.Ho, call.Wo},
-                          how == Order::kMix ? phi.scalar_type() : f.scalar_type());
+  Tensor out = new_output(f, {call.B, call.O, call.Nu, call.Ho, call.Wo}, f.scalar_type());
   if (out.numel() == 0) return out;
   return with_type(call, [&](auto zero) {
     using T = decltype(zero);
@@ -55,12 +54,13 @@ Tensor group_conv2d(const Tensor& f, const Tensor& phi, const Tensor& weight, co
     else if (how == Order::kSpectralAggregate)
       spectral_aggregate_forward(call, setup, out.mutable_data_ptr());
     else
-      aggregate_backward<T>(setup, {true, false, false}, mutable_data_of<T>(out), nullptr, nullptr);
+      aggregate_backward<T>(setup, {true, false, false}, out.mutable_data_ptr(), nullptr, nullptr);
     return out;
   });
 }
 
-// Gradients of f, phi and weight in phi's type; an empty tensor where not needed. "mix" gives that of f in f's type.
+// Gradients of f, phi and weight in phi's type; an empty tensor where not needed. "mix" and "aggregate" give that
+// of f in f's type.
 std::tuple<Tensor, Tensor, Tensor> group_conv2d_backward(const Tensor& grad, const Tensor& f, const Tensor& phi,
                                                          const Tensor& weight, const Tensor& taps,
                                                          std::vector<int64_t> geometry, std::string order,
@@ -74,7 +74,8 @@ std::tuple<Tensor, Tensor, Tensor> group_conv2d_backward(const Tensor& grad, con
   ConvNeeds needs{need_f, (needs_bits & 2) != 0, (needs_bits & 4) != 0};
   ScalarType type = phi.scalar_type();
   auto sizes = [](const Tensor& t) { return std::vector<int64_t>(t.sizes().begin(), t.sizes().end()); };
-  Tensor gf = new_output(f, need_f ? sizes(f) : std::vector<int64_t>{0}, how == Order::kMix ? f.scalar_type() : type);
+  bool stored = how == Order::kMix || how == Order::kAggregate;
+  Tensor gf = new_output(f, need_f ? sizes(f) : std::vector<int64_t>{0}, stored ? f.scalar_type() : type);
   Tensor gphi = new_output(phi, needs.phi ? sizes(phi) : std::vector<int64_t>{0}, type);
   Tensor gweight = new_output(weight, needs.weight ? sizes(weight) : std::vector<int64_t>{0}, type);
   if (grad.numel() == 0 || call.C == 0 || call.Nv == 0) {
@@ -94,7 +95,7 @@ std::tuple<Tensor, Tensor, Tensor> group_conv2d_backward(const Tensor& grad, con
       ConvSetup<T> setup(call, Role::kStraight, table, f.const_data_ptr(), grad.const_data_ptr());
       T* to_f = need_f ? mutable_data_of<T>(gf) : nullptr;
       if (how == Order::kAggregate)
-        aggregate_backward(setup, needs, to_f, to_phi, to_weight);
+        aggregate_backward(setup, needs, need_f ? gf.mutable_data_ptr() : nullptr, to_phi, to_weight);
       else if (how == Order::kDirect)
         direct_backward(setup, needs, to_f, to_phi, to_weight);
       else if (how == Order::kSpectral)
