@@ -1,10 +1,10 @@
 """The native planar convolution against the reference: every order, instruction set, number type and thread count."""
 
 import threading
-from contextlib import contextmanager
 
 import pytest
 import torch
+from native import threads
 from test_backends import error
 
 from pgconv.backends.cpp import few_pixels, library
@@ -14,7 +14,6 @@ from pgconv.backends.reference.group_conv2d import group_conv2d as reference
 from pgconv.spec import ConvGeometry
 
 ORDERS = tuple(o for o in BACKEND.orders("group_conv2d") if o != "materialize")
-LEVELS = library.supported_isas()
 DTYPES = {torch.float32: (1e-5, 1e-4), torch.float64: (1e-12, 1e-12)}
 
 # B, C, Nv, O, Nu, (H, W), k, features, sets, geometry: ones, primes, sizes around vectors and panels, rows longer and shorter
@@ -64,24 +63,6 @@ def values_and_gradients(tensors, geometry):
     grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     grad = grad.to(tensors[0].dtype)
     return out.detach(), grad, torch.autograd.grad(out, leaves, grad.double())
-
-
-@pytest.fixture(params=LEVELS)
-def level(request):
-    used = library.isa()
-    library.set_isa(request.param)
-    yield request.param
-    library.set_isa(used)
-
-
-@contextmanager
-def threads(count):
-    used = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(used)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)

@@ -16,14 +16,6 @@ BOUNDS = {torch.float32: 1e-5, torch.float64: 1e-11}
 DTYPES = pytest.mark.parametrize("dtype", BOUNDS, ids=lambda d: str(d).removeprefix("torch."))
 
 
-@pytest.fixture(params=library.supported_isas())
-def level(request):
-    before = library.isa()
-    library.set_isa(request.param)
-    yield request.param
-    library.set_isa(before)
-
-
 def make_net(activation, coord_dim, hidden=9, layers=3):
     torch.manual_seed(0)
     if activation == "sin":

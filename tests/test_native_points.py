@@ -1,20 +1,19 @@
 """The native point convolution against the reference: tile edges, instruction sets, thread counts, and millions of pairs."""
 
 import threading
-from contextlib import contextmanager
 
 import pytest
 import torch
+from native import threads
 from test_backends import error
 
 import pgconv
 from pgconv import kernel_nets
-from pgconv.backends.cpp import library
 from pgconv.backends.cpp import point_conv as native
+from pgconv.backends.cpp.library import ops
 from pgconv.backends.reference.point_conv import point_conv as reference
 from pgconv.functional._kernel import KernelArgs
 
-LEVELS = library.supported_isas()
 DTYPES = {torch.float32: (1e-5, 1e-4), torch.float64: (1e-12, 1e-11)}
 EVERYTHING = (True,) * 6
 
@@ -32,6 +31,9 @@ SHAPES = {
     "depthwise-shared": ("Sim(2)", "lie", "convolution", 3, 1, 1, 130, 5, 32, 32, 32, 3, "silu", None, True, False),
     "csr": ("SE(2)", "product", "convolution", 2, 2, 2, 90, 71, 5, 6, 8, 3, "sin", "csr", False, True),
     "csr-shared": ("T(3)", "product", "convolution", 3, 1, 1, 90, 71, 33, 16, 32, 3, "silu", "csr", False, True),
+    # Few channels to many outputs: the gradients on the problem itself, else on its adjoint.
+    "csr-shared-widening": ("SE(2)", "product", "convolution", 3, 1, 1, 90, 71, 2, 17, 9, 3, "sin", "csr", False, True),
+    "slabs-widening": ("T(2)", "product", "convolution", 3, 1, 1, 1500, 9, 3, 17, 8, 3, "silu", None, False, True),
     "csr-each": ("M(2)", "product", "convolution", 3, 1, 1, 90, 71, 4, 4, 5, 3, "sin", "csr-each", False, False),
     "padded": ("O(2)", "embed", "correlation", 2, 1, 2, 40, 33, 3, 9, 16, 2, "tanh", "padded", False, True),
     "padded-each": (
@@ -115,39 +117,21 @@ def values_and_gradients(tensors, rest):
     return out.detach(), grad, [None if x is None else next(grads) for x in leaves]
 
 
-@pytest.fixture(params=LEVELS)
-def level(request):
-    used = library.isa()
-    library.set_isa(request.param)
-    yield request.param
-    library.set_isa(used)
-
-
-@contextmanager
-def threads(count):
-    used = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(used)
-
-
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_agrees_with_the_reference(shape, dtype, level):
     tensors, rest = call(shape, dtype)
     expected, grad, expected_grads = values_and_gradients(tensors, rest)
     value_bound, gradient_bound = DTYPES[dtype]
-    out = native.forward(*tensors, *rest)
+    out = native.forward(tensors, *rest)
     assert out.dtype == dtype and error(out, expected) <= value_bound
     needs = [x is not None for x in tensors]
-    found = native.backward(needs, grad, *tensors, *rest)
+    found = native.backward(needs, grad, tensors, *rest)
     for i, wanted in enumerate(expected_grads):
         if wanted is None:
             continue
         assert error(found[i], wanted) <= gradient_bound, i
-        alone = native.backward([i == k for k in range(6)], grad, *tensors, *rest)
+        alone = native.backward([i == k for k in range(6)], grad, tensors, *rest)
         assert [x is None for x in alone] == [i != k for k in range(6)]
         assert error(alone[i], wanted) <= gradient_bound, (i, "alone")
 
@@ -164,9 +148,9 @@ def test_any_number_of_threads_gives_the_same(shape, count):
     results = []
     for n in (1, count):
         with threads(n):
-            out = native.forward(*tensors, *rest)
+            out = native.forward(tensors, *rest)
             needs = [x is not None for x in tensors]
-            results.append([out, *native.backward(needs, torch.ones_like(out), *tensors, *rest)])
+            results.append([out, *native.backward(needs, torch.ones_like(out), tensors, *rest)])
     for one, many in zip(*results):
         assert one is many is None or error(many, one) <= 1e-13
 
@@ -178,18 +162,18 @@ def test_strided_views_and_repeated_calls(shape):
         None if x is None else torch.cat([x, x], -1)[..., : x.shape[-1]].transpose(0, -1).contiguous().transpose(0, -1)
         for x in tensors
     ]
-    first = native.forward(*tensors, *rest)
+    first = native.forward(tensors, *rest)
     for _ in range(3):  # workspaces come back with what earlier calls left in them
-        native.forward(torch.full_like(tensors[0], float("nan")), *tensors[1:], *rest)
-        assert torch.equal(native.forward(*strided, *rest), first)
+        native.forward([torch.full_like(tensors[0], float("nan")), *tensors[1:]], *rest)
+        assert torch.equal(native.forward(strided, *rest), first)
 
 
 @pytest.mark.parametrize("shape", ["tile+1", "depthwise", "csr-each"])
 def test_nan_reaches_the_outputs_that_see_it(shape):
     tensors, rest = call(shape, torch.float32)
-    clean = native.forward(*tensors, *rest)
+    clean = native.forward(tensors, *rest)
     tensors[0][0, 5, 1] = float("nan")
-    out = native.forward(*tensors, *rest)
+    out = native.forward(tensors, *rest)
     expected = reference(*tensors, *rest)
     assert expected.isnan().any() and torch.equal(out.isnan(), expected.isnan())
     assert torch.equal(out[~out.isnan()], clean[~out.isnan()])
@@ -197,11 +181,11 @@ def test_nan_reaches_the_outputs_that_see_it(shape):
 
 def test_calls_from_many_threads_do_not_meet():
     tensors, rest = call("csr-shared", torch.float64)
-    expected = native.forward(*tensors, *rest)
+    expected = native.forward(tensors, *rest)
     found = [None] * 6
 
     def work(i):
-        found[i] = native.forward(*tensors, *rest)
+        found[i] = native.forward(tensors, *rest)
 
     workers = [threading.Thread(target=work, args=(i,)) for i in range(len(found))]
     for worker in workers:
@@ -215,10 +199,10 @@ def test_half_precision_signals_are_summed_in_single():
     tensors, rest = call("tile", torch.float32)
     for dtype in (torch.bfloat16, torch.float16):
         low = [x.to(dtype) if i in (0, 4, 5) else x for i, x in enumerate(tensors)]
-        exact = native.forward(*[x.float() for x in low], *rest)
-        out = native.forward(*low, *rest)
+        exact = native.forward([x.float() for x in low], *rest)
+        out = native.forward(low, *rest)
         assert out.dtype == dtype and torch.equal(out, exact.to(dtype))
-        grads = native.backward(EVERYTHING, torch.ones_like(out), *low, *rest)
+        grads = native.backward(EVERYTHING, torch.ones_like(out), low, *rest)
         assert [g.dtype for g in grads] == [x.dtype for x in low]
 
 
@@ -254,10 +238,28 @@ def test_single_precision_at_millions_of_pairs(lists):
     grad = normal(1, points, 8)
     double = [None if x is None else x.double() for x in single]
     needs = (True,) * 5 + (False,)
-    assert error(native.forward(*single, *rest), native.forward(*double, *rest)) <= 5e-6
-    exact = native.backward(needs, grad.double(), *double, *rest)
-    for i, (found, wanted) in enumerate(zip(native.backward(needs, grad, *single, *rest), exact)):
+    assert error(native.forward(single, *rest), native.forward(double, *rest)) <= 5e-6
+    exact = native.backward(needs, grad.double(), double, *rest)
+    for i, (found, wanted) in enumerate(zip(native.backward(needs, grad, single, *rest), exact)):
         assert wanted is None or error(found, wanted) <= 5e-6, i
+
+
+def test_runs_of_consecutive_inputs_are_lists_of_them(level):
+    """The native form for ragged batches, on rows of 0 to 90 inputs."""
+    tensors, (_, _, spec, depthwise) = call("csr", torch.float64)
+    generator = torch.Generator().manual_seed(0)
+    outputs, inputs = tensors[2].shape[1], tensors[0].shape[1]
+    first = torch.randint(0, inputs + 1, (outputs,), generator=generator)
+    counts = (torch.rand(outputs, generator=generator) * (inputs - first + 1)).long()
+    rowptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    index = torch.cat([torch.arange(int(i), int(i + n)) for i, n in zip(first, counts)])
+    text = depthwise, spec.group, spec.chart, spec.part, spec.form, spec.net
+    expected = native.forward(tensors, index, rowptr, spec, depthwise)
+    assert torch.equal(ops().point_conv(*tensors, rowptr, None, first, *text), expected)
+    grad = torch.ones_like(expected)
+    wanted = native.backward(EVERYTHING, grad, tensors, index, rowptr, spec, depthwise)
+    found = ops().point_conv_backward(grad, *tensors, rowptr, None, first, *text, 7)
+    assert all(error(x, y) <= 1e-13 for x, y in zip(found, wanted))
 
 
 @pytest.mark.parametrize(
@@ -275,4 +277,4 @@ def test_single_precision_at_millions_of_pairs(lists):
 def test_raw_calls_check_what_they_read(change, words):
     tensors, rest = change(*call("csr", torch.float32))
     with pytest.raises(RuntimeError, match=words):
-        native.forward(*tensors, *rest)
+        native.forward(tensors, *rest)

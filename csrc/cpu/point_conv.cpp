@@ -183,7 +183,7 @@ class Slots {
   Workspace memory_;
 };
 
-// Adds count - 1 blocks behind the first to `to`, in order.
+// Adds `count` blocks to `to`, in order.
 template <class T>
 void add_blocks(int64_t threads, const T* blocks, int64_t count, int64_t size, T* to) {
   parallel_runs(threads, size, [&](int64_t begin, int64_t end) {

@@ -102,11 +102,11 @@ def _group_conv2d_backward(order: str, needs, grad, f, phi, weight, geometry):
 
 
 def _point_conv(order: str, f, v, u, params, weight, bias, index, rowptr, spec, depthwise):
-    return point_conv.forward(f, v, u, params, weight, bias, index, rowptr, spec, depthwise)
+    return point_conv.forward((f, v, u, params, weight, bias), index, rowptr, spec, depthwise)
 
 
 def _point_conv_backward(order, needs, grad, f, v, u, params, weight, bias, index, rowptr, spec, depthwise):
-    return point_conv.backward(needs, grad, f, v, u, params, weight, bias, index, rowptr, spec, depthwise)
+    return point_conv.backward(needs, grad, (f, v, u, params, weight, bias), index, rowptr, spec, depthwise)
 
 
 _FUNCTIONS = raw_functions(globals(), _ORDERS)

@@ -7,6 +7,7 @@ output and keeps each s-th. Outputs with only a few pixels are the business of `
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import torch
@@ -56,7 +57,9 @@ def backward(
     return _as_operands(grads, f, phi, weight, needs)
 
 
-def _as_operands(grads, f: Tensor, phi: Tensor, weight: Tensor, needs: tuple[bool, bool, bool]) -> list[Tensor | None]:
+def _as_operands(
+    grads: Sequence[Tensor | None], f: Tensor, phi: Tensor, weight: Tensor, needs: tuple[bool, bool, bool]
+) -> list[Tensor | None]:
     return [g.to(x.dtype) if need else None for g, x, need in zip(grads, (f, phi, weight), needs)]
 
 

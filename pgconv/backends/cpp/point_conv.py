@@ -14,43 +14,32 @@ from torch import Tensor
 from pgconv.backends.cpp.library import ops
 from pgconv.spec import FeatureSpec
 
+Operands = Sequence[Tensor | None]
+"""f, v, u, params, weight, bias."""
+
 
 def forward(
-    f: Tensor,
-    v: Tensor,
-    u: Tensor,
-    params: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    index: Tensor | None,
-    rowptr: Tensor | None,
-    spec: FeatureSpec,
-    depthwise: bool,
+    operands: Operands, index: Tensor | None, rowptr: Tensor | None, spec: FeatureSpec, depthwise: bool
 ) -> Tensor:
     """``[B,Nu,O]`` in the signal's dtype."""
-    operands = _wide(f, v, u, params, weight, bias)
-    return ops().point_conv(*operands, *_lists(index, rowptr), depthwise, *_text(spec)).to(f.dtype)
+    call = *_wide(*operands), *_lists(index, rowptr), depthwise, *_text(spec)
+    return ops().point_conv(*call).to(operands[0].dtype)
 
 
 def backward(
     needs: Sequence[bool],
     grad: Tensor,
-    f: Tensor,
-    v: Tensor,
-    u: Tensor,
-    params: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
+    operands: Operands,
     index: Tensor | None,
     rowptr: Tensor | None,
     spec: FeatureSpec,
     depthwise: bool,
 ) -> list[Tensor | None]:
-    """Gradients of f, v, u, params, weight, bias (None where not needed)."""
-    grad, *operands = _wide(grad, f, v, u, params, weight, bias)
+    """Gradients of the operands (None where not needed)."""
     bits = needs[0] | any(needs[1:4]) << 1 | any(needs[4:6]) << 2
-    found = ops().point_conv_backward(grad, *operands, *_lists(index, rowptr), depthwise, *_text(spec), bits)
-    return [g.to(x.dtype) if need else None for g, x, need in zip(found, (f, v, u, params, weight, bias), needs)]
+    call = *_wide(grad, *operands), *_lists(index, rowptr), depthwise, *_text(spec), bits
+    found = ops().point_conv_backward(*call)
+    return [g.to(x.dtype) if need else None for g, x, need in zip(found, operands, needs)]
 
 
 def _wide(*tensors: Tensor | None) -> list[Tensor | None]:
