@@ -107,7 +107,9 @@ def build(case: Case) -> Call:
     if case.mask:
         mask = rng.uniform(size=(b, nv)) < 0.6
         options["mask"] = torch.from_numpy(mask)
-    if case.neighbors:
+    if case.neighbors == "ragged":
+        options["offsets"] = _offsets(nv), _offsets(case.nu)
+    elif case.neighbors:
         options["neighbors"] = _neighbors(case.neighbors, b, case.nu, nv, rng)
     part = "translation" if lifting else "stabilizer" if case.op == "pointwise_group_conv" else "all"
     return Call(case.op, _net(case, part, rng), tensors, options)
@@ -152,6 +154,11 @@ def _net(case: Case, part: str, rng: np.random.Generator) -> nn.Module:
                 torch.from_numpy(rng.uniform(-1, 1, p.shape)) * (1 if p.dim() < 2 else (2 / max(p.shape[1], 1)) ** 0.5)
             )
     return net.double()
+
+
+def _offsets(size: int) -> Tensor:
+    """Five examples of unequal length; the second has no points, the last all that remain."""
+    return torch.tensor([0, 2, 2, 5, 6, size]).clamp(max=size)
 
 
 def _neighbors(kind: str, batch: int, nu: int, nv: int, rng: np.random.Generator) -> Tensor | tuple[Tensor, Tensor]:
@@ -278,6 +285,18 @@ POINT_CASES = (
             "-own-group-magnet": {"group": "Heisenberg", "net": "magnet"},
         }.items()
     ),
+    *(
+        point_case(f"ragged{name}", neighbors="ragged", batch=1, nv=9, nu=7, **fields)
+        for name, fields in {
+            "": {},
+            "-sum-no-bias": {"reduction": "sum", "bias": False},
+            "-weights-mask": {"weights": "each", "mask": True, "group": "SE(3)"},
+            "-gate-correlation": {"gate": "each", "form": "correlation"},
+            "-depthwise": {"depthwise": True, "weights": "shared"},
+            "-weights-zero": {"weights": "zero"},
+            "-own-group-magnet": {"group": "Heisenberg", "net": "magnet"},
+        }.items()
+    ),
 )
 
 # Sizes just around vector widths and tiles (8, 16, 32, 64), too slow for nested loops: backends against the reference.
@@ -306,6 +325,9 @@ LARGE_CASES = (
     ),
     point_case(
         "tiles-csr", group="Sim(2)", channels=8, out=9, nv=40, nu=31, hidden=17, neighbors="csr", weights="each"
+    ),
+    point_case(
+        "tiles-ragged", channels=16, out=5, batch=1, nv=200, nu=131, hidden=16, neighbors="ragged", weights="each"
     ),
     point_case("tiles-csr-each", channels=16, out=16, nv=33, nu=65, hidden=32, neighbors="csr-each", sets="BB"),
 )

@@ -230,8 +230,12 @@ def _image_conv(call):
     return out
 
 
-def neighbor_list(neighbors, b, i, nu, nv):
+def neighbor_list(neighbors, offsets, b, i, nu, nv):
     """Inputs that output i of example b sums over."""
+    if offsets is not None:
+        inputs, outputs = (x.tolist() for x in offsets)
+        example = max(e for e, begin in enumerate(outputs[:-1]) if begin <= i)
+        return range(inputs[example], inputs[example + 1])
     if neighbors is None:
         return range(nv)
     if isinstance(neighbors, tuple):
@@ -243,7 +247,9 @@ def neighbor_list(neighbors, b, i, nu, nv):
 
 def _point_conv(call):
     t, psi = _arrays(call)
-    o = dict(form="convolution", chart="product", reduction="mean", depthwise=False, neighbors=None, mask=None)
+    o = dict(
+        form="convolution", chart="product", reduction="mean", depthwise=False, neighbors=None, offsets=None, mask=None
+    )
     o |= call.options
     f, nu, group = t["f"], t["u"].shape[1], o["group"]
     out = np.zeros((f.shape[0], nu, t["weight"].shape[0]))
@@ -255,7 +261,7 @@ def _point_conv(call):
         if o["mask"] is not None:
             w = np.where(o["mask"][b].numpy(), w, 0.0)
         for i in range(nu):
-            listed = list(neighbor_list(o["neighbors"], b, i, nu, f.shape[1]))
+            listed = list(neighbor_list(o["neighbors"], o["offsets"], b, i, nu, f.shape[1]))
             for j, share in zip(listed, _shares([w[j] for j in listed], o["reduction"])):
                 if o["mask"] is None or o["mask"][b, j]:
                     value = psi(coordinates(group, _offset(v[j], u[i], o["form"]), o["chart"]))

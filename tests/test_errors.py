@@ -311,6 +311,41 @@ def test_neighbor_lists(lists):
     assert_refused(lambda: target.run(neighbors=lists), "neighbors", "neighbors[0]", "neighbors[1]")
 
 
+@pytest.mark.parametrize(
+    "offsets",
+    [
+        torch.tensor([0, 2]),
+        torch.tensor([1, NV]),
+        torch.tensor([0, 3, 2, NV]),
+        torch.tensor([], dtype=torch.long),
+        torch.tensor([0.0, NV]),
+        (torch.tensor([0, 2, NV]), torch.tensor([0, NU])),
+        (torch.tensor([0, NV]),),
+        [0, NV],
+        "all",
+    ],
+    ids=["short", "from-one", "falling", "empty", "float", "unequal-examples", "single", "list", "text"],
+)
+def test_offsets(offsets):
+    target = next(t for t in FUNCTIONS if t.id == "point_conv")
+    arguments = {
+        "f": target.arguments["f"][:1],
+        "neighbors": None,
+        "mask": None,
+        "sample_weight": None,
+        "out_gate": None,
+    }
+    assert_refused(lambda: target.run(**arguments, offsets=offsets), "offsets", "offsets of v", "offsets of u")
+
+
+def test_offsets_beside_what_they_exclude():
+    target = next(t for t in FUNCTIONS if t.id == "point_conv")
+    offsets = torch.tensor([0, NV]), torch.tensor([0, NU])
+    assert_refused(lambda: target.run(neighbors=None, offsets=offsets), "offsets")
+    index = torch.zeros(1, NU, 1, dtype=torch.long)
+    assert_refused(lambda: target.run(offsets=offsets, neighbors=index), "offsets")
+
+
 @pytest.mark.parametrize("target", [t for t in FUNCTIONS if "kernel_size" in t.arguments], ids=lambda t: t.id)
 def test_kernel_larger_than_the_image(target):
     assert_refused(lambda: target.run(kernel_size=9, padding="valid"), "kernel_size", shows=9)

@@ -10,7 +10,7 @@ from test_backends import error
 import pgconv
 from pgconv import kernel_nets
 from pgconv.backends.cpp import point_conv as native
-from pgconv.backends.cpp.library import ops
+from pgconv.backends.reference.lists import Lists
 from pgconv.backends.reference.point_conv import point_conv as reference
 from pgconv.functional._kernel import KernelArgs
 
@@ -54,6 +54,8 @@ SHAPES = {
         True,
         True,
     ),
+    "runs": ("SE(2)", "product", "convolution", 2, 1, 2, 190, 71, 9, 7, 8, 3, "sin", "runs-each", False, True),
+    "runs-widening": ("T(3)", "product", "correlation", 2, 1, 1, 190, 71, 3, 18, 8, 3, "silu", "runs", False, False),
     "no-pairs": ("SE(2)", "product", "convolution", 2, 1, 1, 4, 3, 2, 3, 4, 3, "sin", "empty", False, True),
     "no-inputs": ("SE(2)", "product", "convolution", 2, 1, 1, 0, 3, 2, 3, 4, 3, "sin", None, False, True),
     "no-outputs": ("SE(2)", "product", "convolution", 2, 1, 1, 4, 0, 2, 3, 4, 3, "sin", None, False, True),
@@ -62,9 +64,9 @@ SHAPES = {
 
 
 def lists(kind, batch, nv, nu, generator):
-    """Index and rowptr: rows of 0 to 100 inputs, which begin and end anywhere in a tile."""
+    """Rows of 0 to 100 inputs, which begin and end anywhere in a tile."""
     if kind is None:
-        return None, None
+        return Lists()
     rows = batch * nu if kind.endswith("each") else nu
     counts = torch.randint(0, 101, (rows,), generator=generator) * (torch.arange(rows) % 7 != 0)
     if kind == "empty":
@@ -72,9 +74,14 @@ def lists(kind, batch, nv, nu, generator):
     if kind.startswith("padded"):
         table = torch.randint(0, nv, (rows, 100), generator=generator)
         table[torch.rand(rows, 100, generator=generator) < 0.3] = -1
-        return table.reshape(-1, nu, 100), None
+        return Lists(table.reshape(-1, nu, 100))
+    if kind.startswith("runs"):
+        first = torch.randint(0, nv + 1, (rows,), generator=generator)
+        counts = counts.minimum(nv - first)
     rowptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    return torch.randint(0, max(nv, 1), (int(rowptr[-1]),), generator=generator), rowptr
+    if kind.startswith("runs"):
+        return Lists(None, rowptr, first)
+    return Lists(torch.randint(0, max(nv, 1), (int(rowptr[-1]),), generator=generator), rowptr)
 
 
 def call(shape, dtype):
@@ -103,7 +110,7 @@ def call(shape, dtype):
     head = (c,) if depthwise else (o, c)
     tensors = [normal(b, nv, c), v, u, params.detach(), normal(*head, h), normal(*head) if bias else None]
     tensors = [None if x is None else x.to(dtype) for x in tensors]
-    return tensors, (*lists(kind, b, nv, nu, generator), args.fused_spec(), depthwise)
+    return tensors, (lists(kind, b, nv, nu, generator), args.fused_spec(), depthwise)
 
 
 def values_and_gradients(tensors, rest):
@@ -234,7 +241,7 @@ def test_single_precision_at_millions_of_pairs(lists):
     if lists:
         rowptr = torch.arange(points + 1) * points
         index = torch.randint(0, points, (points * points,), generator=generator)
-    rest = index, rowptr, args.fused_spec(), False
+    rest = Lists(index, rowptr), args.fused_spec(), False
     grad = normal(1, points, 8)
     double = [None if x is None else x.double() for x in single]
     needs = (True,) * 5 + (False,)
@@ -245,29 +252,21 @@ def test_single_precision_at_millions_of_pairs(lists):
 
 
 def test_runs_of_consecutive_inputs_are_lists_of_them(level):
-    """The native form for ragged batches, on rows of 0 to 90 inputs."""
-    tensors, (_, _, spec, depthwise) = call("csr", torch.float64)
-    generator = torch.Generator().manual_seed(0)
-    outputs, inputs = tensors[2].shape[1], tensors[0].shape[1]
-    first = torch.randint(0, inputs + 1, (outputs,), generator=generator)
-    counts = (torch.rand(outputs, generator=generator) * (inputs - first + 1)).long()
-    rowptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    index = torch.cat([torch.arange(int(i), int(i + n)) for i, n in zip(first, counts)])
-    text = depthwise, spec.group, spec.chart, spec.part, spec.form, spec.net
-    expected = native.forward(tensors, index, rowptr, spec, depthwise)
-    assert torch.equal(ops().point_conv(*tensors, rowptr, None, first, *text), expected)
+    tensors, (lists, *rest) = call("runs", torch.float64)
+    expected = native.forward(tensors, lists.written_out(), *rest)
+    assert torch.equal(native.forward(tensors, lists, *rest), expected)
     grad = torch.ones_like(expected)
-    wanted = native.backward(EVERYTHING, grad, tensors, index, rowptr, spec, depthwise)
-    found = ops().point_conv_backward(grad, *tensors, rowptr, None, first, *text, 7)
+    wanted = native.backward(EVERYTHING, grad, tensors, lists.written_out(), *rest)
+    found = native.backward(EVERYTHING, grad, tensors, lists, *rest)
     assert all(error(x, y) <= 1e-13 for x, y in zip(found, wanted))
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda t, r: (t, (torch.tensor([0, 4]), torch.tensor([0, 5]), *r[2:])), "rowptr"),
-        (lambda t, r: (t, (torch.full_like(r[0], 99), *r[1:])), "index"),
-        (lambda t, r: (t, (r[0], r[1].flip(0), *r[2:])), "rowptr"),
+        (lambda t, r: (t, (Lists(torch.tensor([0, 4]), torch.tensor([0, 5])), *r[1:])), "rowptr"),
+        (lambda t, r: (t, (r[0]._replace(index=torch.full_like(r[0].index, 99)), *r[1:])), "index"),
+        (lambda t, r: (t, (r[0]._replace(rowptr=r[0].rowptr.flip(0)), *r[1:])), "rowptr"),
         (lambda t, r: ([t[0][:, 1:], *t[1:]], r), "f:"),
         (lambda t, r: ([*t[:4], t[4][:, 1:], t[5]], r), "weight"),
         (lambda t, r: ([*t[:5], t[5][1:]], r), "bias"),

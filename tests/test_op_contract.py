@@ -23,10 +23,10 @@ def _draw(*shape, dtype=torch.float64):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)), dtype=torch.float64).to(dtype)
 
 
-def _point_inputs(index=None, rowptr=None, bias=True, depthwise=False, elements=1):
+def _point_inputs(index=None, rowptr=None, first=None, bias=True, depthwise=False, elements=1):
     head = (3,) if depthwise else (2, 3)
     tensors = [_draw(2, 5, 3), _draw(1, 5, 3), _draw(elements, 4, 3), _draw(37), _draw(*head, 4)]
-    return [*tensors, _draw(*head) if bias else None, index, rowptr], [SE2, depthwise]
+    return [*tensors, _draw(*head) if bias else None, index, rowptr, first], [SE2, depthwise]
 
 
 def _image_inputs(sets, order_geometry, size):
@@ -57,6 +57,7 @@ INPUTS = {
         "depthwise": _point_inputs(depthwise=True),
         "padded": _point_inputs(torch.tensor([[[0, -1], [1, 2], [-1, -1], [4, 4]]])),
         "csr": _point_inputs(torch.tensor([1, 2, 4]), torch.tensor([0, 0, 2, 3, 3])),
+        "runs": _point_inputs(None, torch.tensor([0, 2, 2, 5, 6]), torch.tensor([1, 0, 2, 4])),
     },
 }
 VARIANTS = [pytest.param(op, variant, id=f"{op}-{variant}") for op, table in INPUTS.items() for variant in table]

@@ -3,11 +3,13 @@
 All functions share one kernel: ``psi(g)[o,c] = sum_h W[o,c,h] phi_h(coordinates(g)) + b[o,c]`` with ``phi`` a kernel net.
 """
 
+from pgconv.functional._lists import Neighbors, Offsets
 from pgconv.functional.group_conv2d import depthwise_lifting_conv2d, group_conv2d, lifting_conv2d, pointwise_group_conv
-from pgconv.functional.point_conv import Neighbors, point_conv
+from pgconv.functional.point_conv import point_conv
 
 __all__ = [
     "Neighbors",
+    "Offsets",
     "depthwise_lifting_conv2d",
     "group_conv2d",
     "lifting_conv2d",

@@ -88,6 +88,10 @@ class KernelArgs:
             return None
         return FeatureSpec(self.group.name, self.chart, self.part, self.form, self.net.net_spec)
 
+    def parameters(self) -> dict[str, Tensor]:
+        """Those of the net by name."""
+        return dict(self.net.named_parameters()) if isinstance(self.net, torch.nn.Module) else {}
+
     def operands(self, v: Tensor, u: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Elements raised to the parameters' precision (exact), and the packed parameters."""
         params = self.net.pack()

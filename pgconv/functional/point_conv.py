@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from pgconv import ops
-from pgconv._shapes import check_floating, check_shape, describe, require_tensor, values_can_be_read
+from pgconv._shapes import check_floating, check_shape, describe
 from pgconv.backends.reference import point_conv as contraction
-from pgconv.backends.reference.pieces import Piece, pieces
+from pgconv.backends.reference.lists import Lists
+from pgconv.functional import _unfused
 from pgconv.functional._kernel import (
     KernelArgs,
     check_devices,
@@ -18,9 +18,8 @@ from pgconv.functional._kernel import (
     check_reduction,
     safe_reciprocal,
 )
+from pgconv.functional._lists import Examples, Neighbors, Offsets, neighbor_lists, ragged_lists
 from pgconv.ops import dispatch
-
-Neighbors = Tensor | tuple[Tensor, Tensor]
 
 
 def point_conv(
@@ -36,6 +35,7 @@ def point_conv(
     out_gate: Tensor | None = None,
     mask: Tensor | None = None,
     neighbors: Neighbors | None = None,
+    offsets: Offsets | None = None,
     form: str = "convolution",
     chart: str = "product",
     reduction: str = "mean",
@@ -62,6 +62,9 @@ def point_conv(
         neighbors: sum over these pairs only: an integer tensor ``[B|1, Nu, K]`` of input numbers padded with -1, or CSR
             ``(rowptr [Nu + 1], index [nnz])`` shared by the batch, or with ``rowptr [B Nu + 1]`` one row per example and
             output
+        offsets: ragged batch: examples of any size one after the other on the points axis of ``f [1, Nv, C]``, example e from
+            point ``offsets[e]`` to ``offsets[e + 1]`` (``[E + 1]`` integers; a pair of them where v and u differ); every
+            output sums over its own example. From sorted numbers of examples: ``cat([0, bincount(number).cumsum(0)])``
         form, chart: see above and ``pgconv.groups``
         reduction: ``"mean"`` divides by the total weight of the points summed over (0 if that is 0), ``"sum"`` does not
         depthwise: one kernel value per channel
@@ -98,15 +101,22 @@ def point_conv(
     check_reduction(op, reduction)
     tensors = {"f": f, "v": v, "u": u, "weight": weight, "weight_bias": weight_bias}
     check_devices(op, net, **tensors, sample_weight=sample_weight, out_gate=out_gate, mask=mask)
-    index, rowptr = _check_neighbors(op, neighbors, batch, u.shape[1], f.shape[1], f.device)
+    lists, examples = neighbor_lists(op, neighbors, batch, u.shape[1], f.shape[1], f.device), None
+    if offsets is not None:
+        if neighbors is not None:
+            raise ValueError(
+                f"{op}: offsets and neighbors both say what an output sums over, received both; pass the neighbours alone and keep "
+                "them inside their examples"
+            )
+        lists, examples = ragged_lists(op, offsets, f, u.shape[1])
     share = _sample_share(op, f, sample_weight, mask)
     if mask is not None:
         f = torch.where(mask[..., None], f, torch.zeros_like(f))
     if share is not None:
         f = f * share[..., None]
-    out = _contract(kernel, f, v, u, weight, weight_bias, index, rowptr, depthwise)
+    out = _contract(kernel, f, v, u, weight, weight_bias, lists, depthwise)
     if reduction == "mean":
-        out = out * _mean_factor(f, share, index, rowptr, u.shape[1])[..., None].to(out.dtype)
+        out = out * _mean_factor(f, share, lists, examples, u.shape[1])[..., None].to(out.dtype)
     if out_gate is not None:
         check_shape(op, "out_gate", out_gate, "S Nu", {"S": (1, batch), "Nu": u.shape[1]})
         out = out * out_gate[..., None].to(out.dtype)
@@ -120,32 +130,15 @@ def _contract(
     u: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    index: Tensor | None,
-    rowptr: Tensor | None,
+    lists: Lists,
     depthwise: bool,
 ) -> Tensor:
     spec = kernel.fused_spec()
-    if spec is not None:
-        v, u, params = kernel.operands(v, u)
-        request = dispatch.request("point_conv", kernel.backend)
-        return ops.point_conv(f, v, u, params, weight, bias, index, rowptr, str(spec), depthwise, request)
-    # A user's own group or a net without a packed form: the definition, with features from PyTorch.
-    dtype = weight.dtype
-
-    def features(v: Tensor, u: Tensor) -> Tensor:
-        return kernel.features_of_pairs(v, u).to(dtype)
-
-    def contract(piece: Piece) -> Tensor:
-        return contraction.sum_over_pairs(features, f, v, piece.u, weight, bias, piece.index, piece.rowptr, depthwise)
-
-    parts = list(pieces(f, v, u, weight.shape[-1], index, rowptr))
-    if len(parts) == 1:
-        return contract(parts[0])
-    if torch._C._functorch.is_functorch_wrapped_tensor(f):  # function transforms know no recomputation
-        return torch.cat([contract(piece) for piece in parts], 1)
-    # Features of a piece are computed again in the backward pass and never kept.
-    options: dict = {"use_reentrant": False, "preserve_rng_state": False}
-    return torch.cat([checkpoint(contract, piece, **options) for piece in parts], 1)
+    if spec is None:
+        return _unfused.contract(kernel, f, v, u, weight, bias, lists, depthwise)
+    v, u, params = kernel.operands(v, u)
+    request = dispatch.request("point_conv", kernel.backend)
+    return ops.point_conv(f, v, u, params, weight, bias, *lists, str(spec), depthwise, request)
 
 
 def _sample_share(op: str, f: Tensor, sample_weight: Tensor | None, mask: Tensor | None) -> Tensor | None:
@@ -162,57 +155,16 @@ def _sample_share(op: str, f: Tensor, sample_weight: Tensor | None, mask: Tensor
     return share
 
 
-def _mean_factor(f: Tensor, share: Tensor | None, index: Tensor | None, rowptr: Tensor | None, nu: int) -> Tensor:
+def _mean_factor(f: Tensor, share: Tensor | None, lists: Lists, examples: Examples | None, nu: int) -> Tensor:
     """One over the total weight each output sums, ``[B|1, Nu|1]``; 0 where that is 0."""
-    if index is None:
+    if examples is not None:
+        weights = f.new_ones(f.shape[1]) if share is None else share[0]
+        total = f.new_zeros(examples.count).index_add(0, examples.of_v, weights)[None, examples.of_u]
+    elif lists.dense:
         total = f.new_full((1, 1), f.shape[1]) if share is None else share.sum(-1, keepdim=True)
     else:
         weights = f.new_ones(1, f.shape[1], 1) if share is None else share[..., None]
-        if rowptr is not None and rowptr.shape[0] != nu + 1:
+        if not lists.shared(nu):
             weights = weights.expand(f.shape[0], -1, -1)
-        total = contraction.sum_of_neighbors(weights, index, rowptr, nu).squeeze(-1)
+        total = contraction.sum_of_neighbors(weights, lists, nu).squeeze(-1)
     return safe_reciprocal(total)
-
-
-def _check_neighbors(
-    op: str, neighbors: object, batch: int, nu: int, nv: int, device: torch.device
-) -> tuple[Tensor | None, Tensor | None]:
-    if neighbors is None:
-        return None, None
-    way_out = "pass an integer tensor [B|1, Nu, K] padded with -1, or a CSR pair (rowptr, index)"
-    if isinstance(neighbors, (tuple, list)):
-        if len(neighbors) != 2:
-            raise ValueError(f"{op}: neighbors has {len(neighbors)} parts; {way_out}")
-        rowptr, index = (require_tensor(op, name, x) for name, x in zip(("neighbors[0]", "neighbors[1]"), neighbors))
-        check_shape(op, "neighbors[1]", index, "nnz", {})
-        check_shape(op, "neighbors[0]", rowptr, "rows+1", {"rows+1": (nu + 1, batch * nu + 1)})
-    else:
-        rowptr, index = None, require_tensor(op, "neighbors", neighbors)
-        check_shape(op, "neighbors", index, "B|1 Nu K", {"B": batch, "Nu": nu})
-    for tensor in (rowptr, index):
-        if tensor is not None and tensor.dtype not in (torch.int32, torch.int64):
-            raise ValueError(f"{op}: neighbors must be int32 or int64, received {describe(tensor)}; {way_out}")
-        if tensor is not None and tensor.device != device:
-            raise ValueError(
-                f"{op}: neighbors is on {tensor.device} but f is on {device}; move one of them with .to(device)"
-            )
-    _check_neighbor_values(op, index, rowptr, nv)
-    return index.long(), None if rowptr is None else rowptr.long()
-
-
-def _check_neighbor_values(op: str, index: Tensor, rowptr: Tensor | None, nv: int) -> None:
-    if not values_can_be_read(index):
-        return
-    low = 0 if rowptr is not None else -1
-    if index.numel() and (int(index.min()) < low or int(index.max()) >= nv):
-        raise ValueError(
-            f"{op}: neighbors must hold input numbers from {low} to {nv - 1}, "
-            f"received values from {int(index.min())} to {int(index.max())}"
-        )
-    if rowptr is not None and (
-        int(rowptr[0]) != 0 or int(rowptr[-1]) != index.numel() or bool((rowptr.diff() < 0).any())
-    ):
-        raise ValueError(
-            f"{op}: neighbors[0] (rowptr) must rise from 0 to the number of pairs {index.numel()}, received "
-            f"{int(rowptr[0])} .. {int(rowptr[-1])}"
-        )

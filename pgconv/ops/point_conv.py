@@ -6,18 +6,21 @@ from collections.abc import Sequence
 
 import torch
 
+from pgconv.backends.reference.lists import Lists
 from pgconv.backends.reference.pieces import pieces
 from pgconv.backends.reference.point_conv import point_conv as reference
 from pgconv.ops._define import Family, define_op
 from pgconv.spec import Facts, FeatureSpec
 
-_TENSORS = ("f", "v", "u", "params", "weight", "bias?", "index?", "rowptr?")
+_TENSORS = ("f", "v", "u", "params", "weight", "bias?", "index?", "rowptr?", "first?")
 
 
-def _facts(f, v, u, params, weight, bias, index, rowptr, spec: FeatureSpec, depthwise: bool) -> Facts:
+def _facts(f, v, u, params, weight, bias, index, rowptr, first, spec: FeatureSpec, depthwise: bool) -> Facts:
+    lists = Lists(index, rowptr, first)
+    listed = lists.pairs()
     pairs = f.shape[0] * u.shape[1] * f.shape[1]
-    if index is not None:
-        pairs = index.numel() if rowptr is not None else f.shape[0] * index.shape[1] * index.shape[2]
+    if listed is not None:
+        pairs = listed * (f.shape[0] if lists.shared(u.shape[1]) else 1)
     sizes = (
         ("B", f.shape[0]),
         ("Nv", f.shape[1]),
@@ -28,20 +31,24 @@ def _facts(f, v, u, params, weight, bias, index, rowptr, spec: FeatureSpec, dept
         ("S", max(v.shape[0], u.shape[0])),
         ("pairs", pairs),
         ("depthwise", int(depthwise)),
-        ("lists", 0 if index is None else 1 if rowptr is None else 2),
+        ("lists", 0 if lists.dense else 1 if rowptr is None else 2),
     )
     dtypes = tuple(str(x.dtype).removeprefix("torch.") for x in (f, v, u, params, weight))
     return Facts("point_conv", f.device.type, dtypes, sizes, spec)
 
 
-def _fake(f, v, u, params, weight, bias, index, rowptr, spec: FeatureSpec, depthwise: bool) -> torch.Tensor:
+def _fake(f, v, u, params, weight, bias, index, rowptr, first, spec: FeatureSpec, depthwise: bool) -> torch.Tensor:
     return f.new_empty(f.shape[0], u.shape[1], weight.shape[0])
 
 
+def _composite(f, v, u, params, weight, bias, index, rowptr, first, spec: FeatureSpec, depthwise: bool):
+    return reference(f, v, u, params, weight, bias, Lists(index, rowptr, first), spec, depthwise)
+
+
 def _pieces(operands: Sequence[torch.Tensor | None], spec: FeatureSpec, depthwise: bool):
-    f, v, u, params, weight, bias, index, rowptr = operands
-    for piece in pieces(f, v, u, weight.shape[-1], index, rowptr):
-        yield (slice(None), piece.rows), (f, v, piece.u, params, weight, bias, piece.index, piece.rowptr)
+    f, v, u, params, weight, bias, *lists = operands
+    for piece in pieces(f, v, u, weight.shape[-1], Lists(*lists)):
+        yield (slice(None), piece.rows), (f, v, piece.u, params, weight, bias, *piece.lists)
 
 
 point_conv = define_op(
@@ -53,9 +60,9 @@ point_conv = define_op(
         decode=lambda spec, depthwise: (FeatureSpec.parse(spec), depthwise),
         facts=_facts,
         fake=_fake,
-        composite=reference,
+        composite=_composite,
         cast=("f", "weight", "bias"),
         pieces=_pieces,
     )
 )
-"""``(f, v, u, params, weight, bias?, index?, rowptr?, spec, depthwise, plan) -> [B,Nu,O]``."""
+"""``(f, v, u, params, weight, bias?, index?, rowptr?, first?, spec, depthwise, plan) -> [B,Nu,O]``."""

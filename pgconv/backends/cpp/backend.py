@@ -8,6 +8,7 @@ from typing import Any
 from pgconv.backends import vendor_conv
 from pgconv.backends.base import raw_functions
 from pgconv.backends.cpp import features, group_conv2d, library, point_conv
+from pgconv.backends.reference.lists import Lists
 from pgconv.spec import Facts
 
 _ORDERS = {
@@ -101,12 +102,13 @@ def _group_conv2d_backward(order: str, needs, grad, f, phi, weight, geometry):
     return group_conv2d.backward(order, grad, f, phi, weight, geometry, needs)
 
 
-def _point_conv(order: str, f, v, u, params, weight, bias, index, rowptr, spec, depthwise):
-    return point_conv.forward((f, v, u, params, weight, bias), index, rowptr, spec, depthwise)
+def _point_conv(order: str, f, v, u, params, weight, bias, index, rowptr, first, spec, depthwise):
+    return point_conv.forward((f, v, u, params, weight, bias), Lists(index, rowptr, first), spec, depthwise)
 
 
-def _point_conv_backward(order, needs, grad, f, v, u, params, weight, bias, index, rowptr, spec, depthwise):
-    return point_conv.backward(needs, grad, (f, v, u, params, weight, bias), index, rowptr, spec, depthwise)
+def _point_conv_backward(order, needs, grad, f, v, u, params, weight, bias, index, rowptr, first, spec, depthwise):
+    operands, lists = (f, v, u, params, weight, bias), Lists(index, rowptr, first)
+    return point_conv.backward(needs, grad, operands, lists, spec, depthwise)
 
 
 _FUNCTIONS = raw_functions(globals(), _ORDERS)

@@ -12,17 +12,16 @@ import torch
 from torch import Tensor
 
 from pgconv.backends.cpp.library import ops
+from pgconv.backends.reference.lists import Lists
 from pgconv.spec import FeatureSpec
 
 Operands = Sequence[Tensor | None]
 """f, v, u, params, weight, bias."""
 
 
-def forward(
-    operands: Operands, index: Tensor | None, rowptr: Tensor | None, spec: FeatureSpec, depthwise: bool
-) -> Tensor:
+def forward(operands: Operands, lists: Lists, spec: FeatureSpec, depthwise: bool) -> Tensor:
     """``[B,Nu,O]`` in the signal's dtype."""
-    call = *_wide(*operands), *_lists(index, rowptr), depthwise, *_text(spec)
+    call = *_wide(*operands), *_lists(lists), depthwise, *_text(spec)
     return ops().point_conv(*call).to(operands[0].dtype)
 
 
@@ -30,14 +29,13 @@ def backward(
     needs: Sequence[bool],
     grad: Tensor,
     operands: Operands,
-    index: Tensor | None,
-    rowptr: Tensor | None,
+    lists: Lists,
     spec: FeatureSpec,
     depthwise: bool,
 ) -> list[Tensor | None]:
     """Gradients of the operands (None where not needed)."""
     bits = needs[0] | any(needs[1:4]) << 1 | any(needs[4:6]) << 2
-    call = *_wide(grad, *operands), *_lists(index, rowptr), depthwise, *_text(spec), bits
+    call = *_wide(grad, *operands), *_lists(lists), depthwise, *_text(spec), bits
     found = ops().point_conv_backward(*call)
     return [g.to(x.dtype) if need else None for g, x, need in zip(found, operands, needs)]
 
@@ -47,15 +45,14 @@ def _wide(*tensors: Tensor | None) -> list[Tensor | None]:
     return [None if x is None else x.to(dtype).contiguous() for x in tensors]
 
 
-def _lists(index: Tensor | None, rowptr: Tensor | None) -> tuple[Tensor | None, Tensor | None, None]:
+def _lists(lists: Lists) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
     """(rowptr, index, first) of the native code: padding of lists in a rectangle is left out."""
-    if index is None:
-        return None, None, None
-    if rowptr is not None:
-        return rowptr.contiguous(), index.contiguous(), None
-    real = index >= 0
-    counts = real.sum(-1).flatten()
-    return torch.cat([counts.new_zeros(1), counts.cumsum(0)]), index[real], None
+    index, rowptr, first = lists
+    if index is not None and rowptr is None:
+        real = index >= 0
+        counts = real.sum(-1).flatten()
+        return torch.cat([counts.new_zeros(1), counts.cumsum(0)]), index[real], None
+    return tuple(None if x is None else x.contiguous() for x in (rowptr, index, first))
 
 
 def _text(spec: FeatureSpec) -> tuple[str, str, str, str, str]:

@@ -13,6 +13,7 @@ import torch
 
 from pgconv.backends.base import raw_functions
 from pgconv.backends.reference import features, group_conv2d, point_conv
+from pgconv.backends.reference.lists import Lists
 from pgconv.backends.reference.vjp import vjp
 from pgconv.spec import ConvGeometry, Facts, FeatureSpec
 
@@ -73,13 +74,13 @@ def _group_conv2d_backward(order: str, needs, grad, f, phi, weight, geometry: Co
     return vjp(lambda *t: group_conv2d.group_conv2d(*t, geometry, order), (f, phi, weight), grad, needs)
 
 
-def _point_conv(order: str, f, v, u, params, weight, bias, index, rowptr, spec: FeatureSpec, depthwise: bool):
-    return point_conv.point_conv(f, v, u, params, weight, bias, index, rowptr, spec, depthwise)
+def _point_conv(order: str, f, v, u, params, weight, bias, index, rowptr, first, spec: FeatureSpec, depthwise: bool):
+    return point_conv.point_conv(f, v, u, params, weight, bias, Lists(index, rowptr, first), spec, depthwise)
 
 
-def _point_conv_backward(order, needs, grad, f, v, u, params, weight, bias, index, rowptr, spec, depthwise):
+def _point_conv_backward(order, needs, grad, f, v, u, params, weight, bias, index, rowptr, first, spec, depthwise):
     def forward(f: torch.Tensor, v, u, params, weight, bias):
-        return point_conv.point_conv(f, v, u, params, weight, bias, index, rowptr, spec, depthwise)
+        return point_conv.point_conv(f, v, u, params, weight, bias, Lists(index, rowptr, first), spec, depthwise)
 
     return vjp(forward, (f, v, u, params, weight, bias), grad, needs)
 

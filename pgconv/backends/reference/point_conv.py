@@ -2,8 +2,7 @@
 
 ``out[b,i,o] = sum_j sum_c psi(offset(u_i, v_j))[o,c] f[b,j,c]``, ``psi[o,c] = sum_h W[o,c,h] phi_h + b[o,c]``
 (depthwise: ``psi[c] = sum_h W[c,h] phi_h + b[c]`` and no sum over c).
-Pairs ``(i,j)`` are all of them, or those of a neighbour list: ``index [B|1,Nu,K]`` padded with -1, or ``index [nnz]``
-with ``rowptr`` (CSR), whose rows are the outputs of one example shared by all, or of every example in turn.
+Pairs ``(i,j)`` are all of them, or those of neighbour lists, see ``Lists``.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ from collections.abc import Callable
 import torch
 
 from pgconv.backends.reference.features import pair_features
+from pgconv.backends.reference.lists import Lists
 from pgconv.spec import FeatureSpec
 
 Features = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -25,8 +25,7 @@ def point_conv(
     params: torch.Tensor,
     weight: torch.Tensor,
     bias: torch.Tensor | None,
-    index: torch.Tensor | None,
-    rowptr: torch.Tensor | None,
+    lists: Lists,
     spec: FeatureSpec,
     depthwise: bool,
 ) -> torch.Tensor:
@@ -35,7 +34,7 @@ def point_conv(
     def features(v: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
         return pair_features(v, u, params, spec).to(weight.dtype)
 
-    return sum_over_pairs(features, f, v, u, weight, bias, index, rowptr, depthwise)
+    return sum_over_pairs(features, f, v, u, weight, bias, lists, depthwise)
 
 
 def sum_over_pairs(
@@ -45,12 +44,12 @@ def sum_over_pairs(
     u: torch.Tensor,
     weight: torch.Tensor,
     bias: torch.Tensor | None,
-    index: torch.Tensor | None,
-    rowptr: torch.Tensor | None,
+    lists: Lists,
     depthwise: bool,
 ) -> torch.Tensor:
     """The same with any function from broadcast pairs ``[...,e]`` to features ``[...,H]``."""
-    if index is None:
+    index, rowptr, _ = lists = lists.written_out()
+    if lists.dense:
         phi = features(v[:, None], u[:, :, None])
         moments, sums = torch.einsum("bijh,bjc->bihc", phi, f), f.sum(1, keepdim=True)
     elif rowptr is None:
@@ -72,8 +71,9 @@ def sum_over_pairs(
     return out
 
 
-def sum_of_neighbors(x: torch.Tensor, index: torch.Tensor, rowptr: torch.Tensor | None, nu: int) -> torch.Tensor:
+def sum_of_neighbors(x: torch.Tensor, lists: Lists, nu: int) -> torch.Tensor:
     """``sum_j x[b,j,:]`` over each output's list: ``x [B|1,Nv,k]`` -> ``[B|1,Nu,k]``."""
+    index, rowptr, _ = lists.written_out()
     if rowptr is None:
         return _neighbor_rows(x, index).sum(2)
     (flat,), rows, columns = _csr_pairs((x,), index, rowptr, nu)
