@@ -56,7 +56,7 @@ static std::vector<T> prepare(const KernelTable& table, int group, const Array<T
   int64_t n = elements.shape(0);
   if (n % kTile || elements.shape(1) != table.groups[group].element) throw std::invalid_argument("shape of elements");
   std::vector<T> fields(n * table.groups[group].fields);
-  kernels_of<T>(table).prepare(group, elements.data(), n, fields.data());
+  kernels_of<T>(table).prepare(group, 0, elements.data(), n, fields.data());
   return fields;
 }
 
@@ -88,8 +88,8 @@ static std::tuple<Array<T>, Array<T>> coordinates_backward(const std::string& le
   k.coordinates_backward(call.group, call.chart, call.part, n, fa.data(), fb.data(), grad.data(), ga.data(),
                          gb.data());
   Array<T> out_a({n, element}), out_b({n, element});
-  k.prepare_backward(call.group, a.data(), std::vector<double>(ga.begin(), ga.end()).data(), n, out_a.mutable_data());
-  k.prepare_backward(call.group, b.data(), std::vector<double>(gb.begin(), gb.end()).data(), n, out_b.mutable_data());
+  k.prepare_backward(call.group, 0, a.data(), std::vector<double>(ga.begin(), ga.end()).data(), n, out_a.mutable_data());
+  k.prepare_backward(call.group, 0, b.data(), std::vector<double>(gb.begin(), gb.end()).data(), n, out_b.mutable_data());
   return {out_a, out_b};
 }
 

@@ -117,6 +117,7 @@ def build(case: Case) -> Call:
 
 def elements(group: str, shape: tuple[int, ...], rng: np.random.Generator, kind: str = "random") -> Tensor:
     """Group elements [*shape, e]; ``kind`` "grid" takes quarter turns and mirrors at the origin, where coordinates jump."""
+    group, _, labels = group.partition("/")
     d, rest = LAYOUT[group]
     parts = [rng.uniform(-1, 1, (*shape, d)) * (kind == "random")]
     index = np.broadcast_to(np.arange(shape[-1]), shape)[..., None]
@@ -130,6 +131,8 @@ def elements(group: str, shape: tuple[int, ...], rng: np.random.Generator, kind:
             parts.append(rng.uniform(-3, 3, (*shape, 1)) if kind == "random" else index % 4 * (np.pi / 2))
         else:
             parts.append(rng.uniform(-0.7, 0.7, (*shape, 3 if code == "h" else 1)))
+    if labels:
+        parts.append(rng.uniform(0, 1, (*shape, int(labels))))
     return torch.from_numpy(np.concatenate(parts, -1))
 
 
@@ -271,6 +274,7 @@ POINT_CASES = (
         for name in ("silu", "relu", "gelu", "tanh", "fourier", "gabor", "magnet")
     ),
     point_case("dense-own-group", group="Heisenberg"),
+    point_case("dense-orbits-gabor", group="SO(3)/2", net="gabor", sets="BB"),
     *(
         point_case(f"{kind}{name}", neighbors=kind, **fields)
         for kind in ("padded", "padded-each", "csr", "csr-each")
@@ -327,19 +331,23 @@ LARGE_CASES = (
         "tiles-csr", group="Sim(2)", channels=8, out=9, nv=40, nu=31, hidden=17, neighbors="csr", weights="each"
     ),
     point_case(
+        "tiles-orbits", group="SO(2)/1", channels=9, out=7, nv=130, nu=33, hidden=16, sets="B1", form="correlation"
+    ),
+    point_case(
         "tiles-ragged", channels=16, out=5, batch=1, nv=200, nu=131, hidden=16, neighbors="ragged", weights="each"
     ),
     point_case("tiles-csr-each", channels=16, out=16, nv=33, nu=65, hidden=32, neighbors="csr-each", sets="BB"),
 )
 
 IMAGE_GROUPS = tuple(n for n in groups.names() if groups.get(n).translation_dim == 2)
+LABELLED = ("SO(2)/1", "O(2)/1", "SO(3)/1", "SE(3)/4")
 FORMS = ("convolution", "correlation")
 
 # Every group with every chart it has and both forms, for every operation that reads them.
 GROUP_CASES = (
     *(
         point_case(f"points-{n}-{chart}-{form}", group=n, chart=chart, form=form, batch=1, nu=3)
-        for n in groups.names()
+        for n in (*groups.names(), *LABELLED)
         for chart in groups.get(n).charts
         for form in FORMS
     ),

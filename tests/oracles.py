@@ -251,11 +251,14 @@ def _point_conv(call):
         form="convolution", chart="product", reduction="mean", depthwise=False, neighbors=None, offsets=None, mask=None
     )
     o |= call.options
-    f, nu, group = t["f"], t["u"].shape[1], o["group"]
+    f, nu = t["f"], t["u"].shape[1]
+    group, _, labels = o["group"].partition("/")
+    orbits = -int(labels) if labels else None
     out = np.zeros((f.shape[0], nu, t["weight"].shape[0]))
     for b in range(f.shape[0]):
-        v = [homogeneous(group, g) for g in _row(t["v"], b, None)]
-        u = [homogeneous(group, g) for g in _row(t["u"], b, None)]
+        v, u = (
+            [(homogeneous(group, g[:orbits]), g[orbits:] if labels else []) for g in _row(t[k], b, None)] for k in "vu"
+        )
         w = np.array(_row(t.get("sample_weight"), b, np.ones(f.shape[1])))
         gates = _row(t.get("out_gate"), b, np.ones(nu))
         if o["mask"] is not None:
@@ -264,6 +267,8 @@ def _point_conv(call):
             listed = list(neighbor_list(o["neighbors"], o["offsets"], b, i, nu, f.shape[1]))
             for j, share in zip(listed, _shares([w[j] for j in listed], o["reduction"])):
                 if o["mask"] is None or o["mask"][b, j]:
-                    value = psi(coordinates(group, _offset(v[j], u[i], o["form"]), o["chart"]))
+                    (first, p), (second, q) = (v[j], u[i]) if o["form"] == "convolution" else (u[i], v[j])
+                    offset = _offset(first, second, "convolution")
+                    value = psi(np.concatenate([coordinates(group, offset, o["chart"]), p, q]))
                     out[b, i] += gates[i] * share * (value * f[b, j] if o["depthwise"] else value @ f[b, j])
     return out

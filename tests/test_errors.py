@@ -23,6 +23,7 @@ from mutations import (
     samples,
     spoiled,
 )
+from own_groups import Heisenberg
 
 import pgconv
 from pgconv import functional, groups, kernel_nets, sampling
@@ -182,7 +183,12 @@ MORE = {
     "instance-norm-features": (lambda: GroupInstanceNorm2d(-1), "num_features"),
     "layer-norm-features": (lambda: GroupLayerNorm2d(2.0), "num_features"),
     "norm-eps": (lambda: GroupBatchNorm2d(C, eps=-1.0), "eps"),
-    "lift-without-translations": (lambda: PointLift("SO(3)"), "group"),
+    "lift-own-group": (lambda: PointLift(Heisenberg()), "group"),
+    "lift-orbit-coordinates": (lambda: PointLift("SE(2)/1"), "group"),
+    "lift-origin": (lambda: PointLift("R+xSO(2)")(torch.zeros(B, NV, 2), randn(B, NV, C)), "x"),
+    "orbits-of-orbits": (lambda: groups.Orbits(groups.get("SO(2)/1"), 1), "group"),
+    "orbits-none": (lambda: groups.get("SO(2)/0"), "orbit_dim"),
+    "orbits-many": (lambda: groups.get("SO(2)/5"), "orbit_dim"),
     "lift-no-grid": (lambda: PointLift("SE(3)", 5), "n"),
     "lift-samples": (lambda: PointLift("SE(2)", 0), "num_samples"),
     "lift-positions-and-features": (lambda: PointLift("SE(2)", 2)(randn(B, NV, 2), randn(B, NV + 1, C)), "f"),

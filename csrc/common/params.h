@@ -8,9 +8,12 @@ namespace pgconv {
 
 // Pairs evaluated together. 64 pairs x 32 features x 4 bytes = 8 KB per buffer, so a net's buffers stay in the L1/L2.
 constexpr int kTile = 64;
+// Elements may carry numbers that no group element changes, such as the radius of a point under rotations about the origin:
+// orbit coordinates, which the kernel reads as they are.
+constexpr int kMaxOrbit = 4;
 // Elements have at most 7 components (SE(3)), prepared ones 9 matrix entries more, coordinates at most 12 (SE(3) embed).
-constexpr int kMaxFields = 16;
-constexpr int kMaxCoords = 12;
+constexpr int kMaxFields = 16 + kMaxOrbit;
+constexpr int kMaxCoords = 12 + 2 * kMaxOrbit;
 
 enum Activation { kSin, kSilu, kRelu, kGelu, kTanh, kNumActivations };
 enum Chart { kProduct, kEmbed, kLie, kRelease, kNumCharts };
@@ -34,12 +37,14 @@ struct GroupInfo {
   int stabilizer_coords[kNumCharts];
 };
 
-// v [Sv, Nv, e] and u [Su, Nu, e] as prepared fields [field][element]; *_batch is Nv (Nu) or 0 for a shared batch.
+// v [Sv, Nv, e] and u [Su, Nu, e] as prepared fields [field][element], orbit coordinates first; *_batch is Nv (Nu) or 0 for
+// a shared batch.
 template <class T>
 struct Features {
   int group;
   int chart;
   int part;
+  int orbit;
   bool correlation;  // relative(u, v) instead of relative(v, u)
   int64_t S, Nu, Nv;
   int64_t v_count, u_count;  // elements in all batches, the stride between fields

@@ -15,7 +15,7 @@ struct SemidirectProduct {
   static constexpr int fields = element + matrix;
   static constexpr int max_coords = D + H::coords(kEmbed);
   static_assert(matrix == 0 || D == H::dimension, "the linear part acts on the translations");
-  static_assert(fields <= kMaxFields && max_coords <= kMaxCoords, "buffers too small");
+  static_assert(fields <= kMaxFields - kMaxOrbit && max_coords <= kMaxCoords - 2 * kMaxOrbit, "buffers too small");
 
   static constexpr int stabilizer_coords(int chart) {
     // The image convention (row, column) needs a plane.

@@ -13,8 +13,9 @@ namespace PGCONV_ISA {
 template <class T>
 struct GroupKernels {
   int fields, element;
-  void (*prepare)(const T* elements, int64_t n, T* fields);
-  void (*prepare_backward)(const T* elements, const double* grad_fields, int64_t n, T* grad_elements);
+  // Elements [n][element + orbit], fields [orbit + fields][n].
+  void (*prepare)(int orbit, const T* elements, int64_t n, T* fields);
+  void (*prepare_backward)(int orbit, const T* elements, const double* grad_fields, int64_t n, T* grad_elements);
   void (*coordinates)(int chart, int part, int D, const T* a, const T* b, T* x);
   void (*coordinates_backward)(int chart, int part, int D, const T* a, const T* b, const T* gx, T* ga, T* gb);
 };
@@ -24,20 +25,26 @@ struct GroupTile {
   using V = Native<T>;
   static constexpr int W = Traits<V>::width;
 
-  static void prepare(const T* elements, int64_t n, T* fields) {
+  static void prepare(int orbit, const T* elements, int64_t n, T* fields) {
+    T* own = fields + orbit * n;
     for (int64_t k = 0; k < n; ++k) {
+      const T* element = elements + k * (G::element + orbit);
       T f[G::fields];
-      G::prepare(elements + k * G::element, f);
-      for (int c = 0; c < G::fields; ++c) fields[c * n + k] = f[c];
+      G::prepare(element, f);
+      for (int c = 0; c < orbit; ++c) fields[c * n + k] = element[G::element + c];
+      for (int c = 0; c < G::fields; ++c) own[c * n + k] = f[c];
     }
   }
 
-  static void prepare_backward(const T* elements, const double* grad_fields, int64_t n, T* grad_elements) {
+  static void prepare_backward(int orbit, const T* elements, const double* grad_fields, int64_t n, T* grad_elements) {
+    const double* own = grad_fields + orbit * n;
     for (int64_t k = 0; k < n; ++k) {
+      int64_t at = k * (G::element + orbit);
       double gf[G::fields], g[G::element];
-      for (int c = 0; c < G::fields; ++c) gf[c] = grad_fields[c * n + k];
-      G::prepare_backward(elements + k * G::element, gf, g);
-      for (int c = 0; c < G::element; ++c) grad_elements[k * G::element + c] = T(g[c]);
+      for (int c = 0; c < G::fields; ++c) gf[c] = own[c * n + k];
+      G::prepare_backward(elements + at, gf, g);
+      for (int c = 0; c < G::element; ++c) grad_elements[at + c] = T(g[c]);
+      for (int c = 0; c < orbit; ++c) grad_elements[at + G::element + c] = T(grad_fields[c * n + k]);
     }
   }
 
@@ -82,6 +89,44 @@ GroupKernels<T> group_kernels(int group) {
   });
   return found;
 }
+
+// Coordinates of the pairs of a tile, whose fields lie in v and u [field][kTile]: those of the relative element a^-1 b, then
+// the orbit coordinates of a and of b.
+template <class T>
+struct Relative {
+  GroupKernels<T> group;
+  int chart, part, orbit, own;
+  bool swap;
+  int v_fields, u_fields;  // that are read: of a all, of b those of the element
+
+  Relative(const Features<T>& e, int coord_dim)
+      : group(group_kernels<T>(e.group)),
+        chart(e.chart),
+        part(e.part),
+        orbit(e.orbit),
+        own(coord_dim - 2 * e.orbit),
+        swap(e.correlation),
+        v_fields(orbit + (swap ? group.element : group.fields)),
+        u_fields(orbit + (swap ? group.fields : group.element)) {}
+
+  void coordinates(const T* v, const T* u, T* x) const {
+    const T *a = swap ? u : v, *b = swap ? v : u;
+    int size = orbit * kTile;
+    group.coordinates(chart, part, own, a + size, b + size, x);
+    __builtin_memcpy(x + own * kTile, a, sizeof(T) * size);
+    __builtin_memcpy(x + own * kTile + size, b, sizeof(T) * size);
+  }
+
+  // Of the fields read, from that of the coordinates.
+  void backward(const T* v, const T* u, const T* gx, T* gv, T* gu) const {
+    const T *a = swap ? u : v, *b = swap ? v : u;
+    T *ga = swap ? gu : gv, *gb = swap ? gv : gu;
+    int size = orbit * kTile;
+    group.coordinates_backward(chart, part, own, a + size, b + size, gx, ga + size, gb + size);
+    __builtin_memcpy(ga, gx + own * kTile, sizeof(T) * size);
+    __builtin_memcpy(gb, gx + own * kTile + size, sizeof(T) * size);
+  }
+};
 
 template <class T>
 struct PairFeatures {
@@ -141,15 +186,12 @@ struct PairFeatures {
     auto layout = NetLayout<T>::of(shape);
     auto ws = Net<T>::Workspace::of(layout, memory);
     auto how = Net<T>::evaluate_for(shape.activation);
-    auto group = group_kernels<T>(problem.group);
+    Relative<T> relative(problem, shape.coord_dim);
     T *v = ws.pairs, *u = v + kMaxFields * kTile;
-    int v_fields = problem.correlation ? group.element : group.fields;
-    int u_fields = problem.correlation ? group.fields : group.element;
     for (int64_t p = begin; p < end; p += kTile) {
       int count = int(end - p < kTile ? end - p : kTile);
-      gather(problem, v_fields, u_fields, p, count, v, u);
-      group.coordinates(problem.chart, problem.part, shape.coord_dim, problem.correlation ? u : v,
-                        problem.correlation ? v : u, ws.x);
+      gather(problem, relative.v_fields, relative.u_fields, p, count, v, u);
+      relative.coordinates(v, u, ws.x);
       Net<T>::evaluate_to(how, layout, packed, ws.x, count, ws.buffers, out + p * shape.hidden);
     }
   }
@@ -159,22 +201,19 @@ struct PairFeatures {
     auto layout = NetLayout<T>::of(shape);
     auto ws = Net<T>::Workspace::of(layout, memory);
     auto record = Net<T>::record_for(shape.activation);
-    auto group = group_kernels<T>(problem.group);
+    Relative<T> relative(problem, shape.coord_dim);
     T *v = ws.pairs, *u = v + kMaxFields * kTile, *gv = u + kMaxFields * kTile, *gu = gv + kMaxFields * kTile;
-    bool swap = problem.correlation;
-    int v_fields = swap ? group.element : group.fields, u_fields = swap ? group.fields : group.element;
     __builtin_memset(ws.sums, 0, sizeof(T) * layout.totals_size());
     int pending = 0;
     for (int64_t p = begin; p < end; p += kTile) {
       int count = int(end - p < kTile ? end - p : kTile);
-      gather(problem, v_fields, u_fields, p, count, v, u);
-      group.coordinates(problem.chart, problem.part, shape.coord_dim, swap ? u : v, swap ? v : u, ws.x);
+      gather(problem, relative.v_fields, relative.u_fields, p, count, v, u);
+      relative.coordinates(v, u, ws.x);
       record(layout, packed, ws.x, ws.buffers);
       Net<T>::load_gradient(layout, grad + p * shape.hidden, count, ws.buffers);
       Net<T>::reverse(layout, packed, ws.x, ws.buffers, ws.sums, ws.gx);
-      group.coordinates_backward(problem.chart, problem.part, shape.coord_dim, swap ? u : v, swap ? v : u, ws.gx,
-                                 swap ? gu : gv, swap ? gv : gu);
-      scatter(problem, v_fields, u_fields, p, count, gv, gu, grad_v, grad_u);
+      relative.backward(v, u, ws.gx, gv, gu);
+      scatter(problem, relative.v_fields, relative.u_fields, p, count, gv, gu, grad_v, grad_u);
       if (++pending == kFlushTiles) {
         Net<T>::flush(layout, ws.sums, totals);
         pending = 0;

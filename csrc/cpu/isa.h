@@ -23,9 +23,10 @@ struct Kernels {
   void (*net_backward)(const NetShape&, const T* packed, const T* coords, const T* grad, int64_t begin, int64_t end,
                        T* workspace, double* totals, T* grad_coords);
 
-  // elements [n, e] <-> fields [fields, n]
-  void (*prepare)(int group, const T* elements, int64_t n, T* fields);
-  void (*prepare_backward)(int group, const T* elements, const double* grad_fields, int64_t n, T* grad_elements);
+  // elements [n, e + orbit] <-> fields [orbit + fields, n]
+  void (*prepare)(int group, int orbit, const T* elements, int64_t n, T* fields);
+  void (*prepare_backward)(int group, int orbit, const T* elements, const double* grad_fields, int64_t n,
+                           T* grad_elements);
 
   // out [S, Nu, Nv, H]; the backward adds to totals and to the gradients of the fields [fields, n].
   void (*features_forward)(const Features<T>&, const NetShape&, const T* packed, int64_t begin, int64_t end,

@@ -286,7 +286,7 @@ void backward(const PointCall& call, const Tensor& grad, PointNeeds needs, Point
 
   // Parts of the sets x parts of their outputs. Each has its own sums of what it shares with others at its time.
   GridSplit split(threads, call.sets, p.elements.Nu, false);
-  int64_t parts = split.parts(), fields = call.table.groups[call.features.group].fields;
+  int64_t parts = split.parts(), fields = call.features.fields(call.table);
   bool v_shared = p.elements.v_batch == 0 && split.rows > 1, u_shared = p.elements.u_batch == 0 && split.rows > 1;
   Slots v(needs.features ? v_shared ? parts : split.columns : 0, fields * p.elements.v_count);
   Slots u(needs.features ? u_shared ? split.rows : 1 : 0, fields * p.elements.u_count);
@@ -319,10 +319,10 @@ void backward(const PointCall& call, const Tensor& grad, PointNeeds needs, Point
 
   if (needs.f) add_blocks(threads, f.as<T>(), split.columns - 1, f_size, to_f);
   if (needs.features) {
-    int group = call.features.group;
+    int group = call.features.group, orbit = call.features.orbit;
     const Slots &of_v = adjoint ? u : v, &of_u = adjoint ? v : u;
-    table.prepare_backward(group, data_of<T>(call.v), of_v.sum(), elements.problem.v_count, mutable_data_of<T>(grads.v));
-    table.prepare_backward(group, data_of<T>(call.u), of_u.sum(), elements.problem.u_count, mutable_data_of<T>(grads.u));
+    table.prepare_backward(group, orbit, data_of<T>(call.v), of_v.sum(), elements.problem.v_count, mutable_data_of<T>(grads.v));
+    table.prepare_backward(group, orbit, data_of<T>(call.u), of_u.sum(), elements.problem.u_count, mutable_data_of<T>(grads.u));
     table.unpack_totals(call.features.shape, data_of<T>(call.params), params.sum(), mutable_data_of<T>(grads.params));
   }
   if (needs.head) {

@@ -62,14 +62,11 @@ struct Pairs {
   }
 
   struct Elements {
-    GroupKernels<T> group;
-    int v_fields, u_fields;
+    Relative<T> relative;
     T *v, *u, *gv, *gu;  // [field][kTile]
 
     Elements(const PointProblem<T>& p, T* memory)
-        : group(group_kernels<T>(p.elements.group)),
-          v_fields(p.elements.correlation ? group.element : group.fields),
-          u_fields(p.elements.correlation ? group.fields : group.element),
+        : relative(p.elements, p.net.coord_dim),
           v(memory),
           u(v + kMaxFields * kTile),
           gv(u + kMaxFields * kTile),
@@ -80,6 +77,7 @@ struct Pairs {
     void coordinates(const PointProblem<T>& p, int64_t s, const PairTile& tile, T* x) const {
       const Features<T>& e = p.elements;
       const T *from_v = e.v_fields + s * e.v_batch, *from_u = e.u_fields + s * e.u_batch;
+      const int v_fields = relative.v_fields, u_fields = relative.u_fields;
       for (int k = 0; k < tile.runs; ++k) {
         const Run& run = tile.run[k];
         for (int c = 0; c < v_fields; ++c) {
@@ -96,16 +94,15 @@ struct Pairs {
         for (int c = 0; c < v_fields; ++c) v[c * kTile + r] = v[c * kTile];
         for (int c = 0; c < u_fields; ++c) u[c * kTile + r] = u[c * kTile];
       }
-      group.coordinates(e.chart, e.part, p.net.coord_dim, e.correlation ? u : v, e.correlation ? v : u, x);
+      relative.coordinates(v, u, x);
     }
 
     // Adds the gradients of the elements' fields from that of the coordinates; after coordinates() of the same tile.
     void coordinates_backward(const PointProblem<T>& p, int64_t s, const PairTile& tile, const T* gx, double* grad_v,
                               double* grad_u) const {
       const Features<T>& e = p.elements;
-      bool swap = e.correlation;
-      group.coordinates_backward(e.chart, e.part, p.net.coord_dim, swap ? u : v, swap ? v : u, gx, swap ? gu : gv,
-                                 swap ? gv : gu);
+      const int v_fields = relative.v_fields, u_fields = relative.u_fields;
+      relative.backward(v, u, gx, gv, gu);
       grad_v += s * e.v_batch;
       grad_u += s * e.u_batch;
       for (int k = 0; k < tile.runs; ++k) {

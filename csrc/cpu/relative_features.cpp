@@ -45,7 +45,7 @@ std::tuple<Tensor, Tensor, Tensor> relative_features_backward(const Tensor& grad
     PreparedElements<T> prepared(table, call, v, u);
     auto packed = pack_params<T>(table, call.shape, params);
 
-    int64_t fields = table.groups[call.group].fields, totals = k.totals_size(call.shape);
+    int64_t fields = call.fields(table), totals = k.totals_size(call.shape);
     int64_t v_size = fields * prepared.problem.v_count, u_size = fields * prepared.problem.u_count;
     int64_t pairs = call.S * call.Nu * call.Nv;
     auto sums = sum_over_pairs(pairs, totals + v_size + u_size, [&](int64_t begin, int64_t end, double* own) {
@@ -54,8 +54,8 @@ std::tuple<Tensor, Tensor, Tensor> relative_features_backward(const Tensor& grad
                           own + totals, own + totals + v_size);
     });
     k.unpack_totals(call.shape, data(params), sums.get(), mutable_data(gparams));
-    k.prepare_backward(call.group, data(v), sums.get() + totals, prepared.problem.v_count, mutable_data(gv));
-    k.prepare_backward(call.group, data(u), sums.get() + totals + v_size, prepared.problem.u_count, mutable_data(gu));
+    k.prepare_backward(call.group, call.orbit, data(v), sums.get() + totals, prepared.problem.v_count, mutable_data(gv));
+    k.prepare_backward(call.group, call.orbit, data(u), sums.get() + totals + v_size, prepared.problem.u_count, mutable_data(gu));
     return std::make_tuple(gv, gu, gparams);
   });
 }

@@ -17,11 +17,12 @@ struct Entries {
   static int64_t totals_size(const NetShape& shape) { return NetLayout<T>::of(shape).totals_size(); }
   static int64_t workspace_size(const NetShape& shape) { return NetLayout<T>::of(shape).workspace_size(); }
 
-  static void prepare(int group, const T* elements, int64_t n, T* fields) {
-    group_kernels<T>(group).prepare(elements, n, fields);
+  static void prepare(int group, int orbit, const T* elements, int64_t n, T* fields) {
+    group_kernels<T>(group).prepare(orbit, elements, n, fields);
   }
-  static void prepare_backward(int group, const T* elements, const double* grad_fields, int64_t n, T* grad_elements) {
-    group_kernels<T>(group).prepare_backward(elements, grad_fields, n, grad_elements);
+  static void prepare_backward(int group, int orbit, const T* elements, const double* grad_fields, int64_t n,
+                               T* grad_elements) {
+    group_kernels<T>(group).prepare_backward(orbit, elements, grad_fields, n, grad_elements);
   }
 
   template <int A>

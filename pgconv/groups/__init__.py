@@ -12,6 +12,7 @@ tensor([[ 0.0000,  1.0000],
 
 from pgconv.groups.base import Group
 from pgconv.groups.linear import LinearGroup, Trivial
+from pgconv.groups.orbits import Orbits
 from pgconv.groups.planar import Planar
 from pgconv.groups.registry import get, is_builtin, names, register
 from pgconv.groups.semidirect import SemidirectProduct
@@ -21,6 +22,7 @@ __all__ = [
     "SO3",
     "Group",
     "LinearGroup",
+    "Orbits",
     "Planar",
     "SemidirectProduct",
     "Trivial",

@@ -43,6 +43,7 @@ class Group:
       ``stabilizer`` (the group of the remaining numbers; by default the group itself), and extend ``coord_dim_of``
       and ``coordinates`` to the parts "translation" and "stabilizer";
     - ``grid(n)``: the identity for n = 1, no other grid; ``invalid(g)``: checks the last axis and finiteness;
+    - ``lift``, ``isotropy``, ``sample_isotropy``, ``orbit_dim = 0``: what `pgconv.nn.PointLift` needs to name points by elements;
     - ``sample``, ``exp``, ``log``: raise `NotImplementedError`; layers that draw samples need ``sample``.
 
     Groups are immutable: copying one returns the same object, and two are equal when class and name are.
@@ -71,6 +72,7 @@ class Group:
     coord_dim: int
     spatial_dim: int
     translation_dim: int = 0
+    orbit_dim: int = 0
     charts: tuple[str, ...] = ("product",)
 
     @property
@@ -145,6 +147,25 @@ class Group:
         if n != 1:
             raise ValueError(f"grid: n is {n}, but {self.name} has a regular grid only for n = 1 (the identity)")
         return self.identity(dtype=dtype, device=device).unsqueeze(0)
+
+    def lift(self, x: Tensor) -> Tensor:
+        """An element that sends the reference point of x's orbit to x, then the ``orbit_dim`` coordinates of that orbit:
+        ``[..., spatial_dim] -> [..., element_dim + orbit_dim]``."""
+        raise self._missing("lift")
+
+    def isotropy(self, n: int, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Tensor:
+        """Regular grid ``[n, element_dim]`` of the elements that leave all reference points where they are."""
+        raise self._missing("isotropy")
+
+    def sample_isotropy(
+        self,
+        n: int,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        """Random ones of those, ``[n, element_dim]``."""
+        raise self._missing("sample_isotropy")
 
     def invalid(self, g: Tensor) -> str | None:
         """Why ``g`` does not hold elements of this group, or None. NaN is let through. Waits for the device."""

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pgconv.groups import numerics
-from pgconv.groups.base import cast, turn_grid
+from pgconv.groups.base import cast, turn_grid, uniforms
 from pgconv.groups.linear import LinearGroup
 
 _NAMES = {
@@ -234,6 +234,50 @@ class Planar(LinearGroup):
         scale = torch.zeros(n, dtype=torch.float64) if self.scale else None
         empty = torch.zeros(n, 0, dtype=torch.float64)
         return cast(self._pack(empty, angle, mirror if self.mirror else None, scale), dtype, device)
+
+    @property
+    def orbit_dim(self) -> int:
+        """1 for the radius, where there is no scale to change it."""
+        return int(self.rotation and not self.scale)
+
+    def lift(self, x: Tensor) -> Tensor:
+        """``(angle, 1, log |x|)``, or ``(angle, 1)`` with the orbit coordinate ``|x|``.
+
+        Reference points lie on the positive x axis, at (1, 0) where there is a scale. The origin gets angle 0; with scale no
+        element reaches it, and the log scale is -inf.
+        """
+        if not self.rotation:
+            raise self._missing("lift")
+        radius, at_origin = numerics.norm(x), (x == 0).all(-1)
+        angle = torch.atan2(x[..., 1], torch.where(at_origin, torch.ones_like(radius), x[..., 0]))
+        mirror = torch.ones_like(radius) if self.mirror else None
+        if self.scale:
+            return self._pack(x, angle, mirror, torch.log(radius))
+        return torch.cat([self._pack(x, angle, mirror), radius[..., None]], dim=-1)
+
+    def isotropy(self, n: int, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Tensor:
+        """The identity, and the mirror, which leaves the x axis where it is."""
+        if not self.rotation:
+            raise self._missing("isotropy")
+        if n not in ((1, 2) if self.mirror else (1,)):
+            allowed = "1 or 2" if self.mirror else "1"
+            raise ValueError(f"isotropy: n must be {allowed} for {self.name}, received {n!r}")
+        h = self.identity(dtype, device).repeat(n, 1)
+        if n == 2:
+            h[1, 1] = -1.0
+        return h
+
+    def sample_isotropy(
+        self,
+        n: int,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        h = self.isotropy(1, dtype, device).repeat(n, 1)
+        if self.mirror:
+            h[:, 1] = cast(1.0 - 2.0 * (uniforms(n, 1, generator)[:, 0] >= 0.5).to(h.dtype), h.dtype, device)
+        return h
 
     def invalid(self, g: Tensor) -> str | None:
         reason = super().invalid(g)

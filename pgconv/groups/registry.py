@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pgconv.groups.base import Group
 from pgconv.groups.linear import Trivial
+from pgconv.groups.orbits import Orbits
 from pgconv.groups.planar import Planar
 from pgconv.groups.semidirect import SemidirectProduct
 from pgconv.groups.so3 import SO3
@@ -35,11 +36,17 @@ def names() -> tuple[str, ...]:
 def get(group: str | Group) -> Group:
     """The group of that name; a `Group` is returned as it is. Raises `ValueError` for anything else.
 
+    ``"SO(2)/1"`` is SO(2) with one orbit coordinate behind every element, see `Orbits`.
+
     >>> get("SE(3)").element_dim, get("SE(3)").coord_dim, get("SE(3)").coord_dim_of("embed")
     (7, 6, 12)
     """
     if isinstance(group, Group):
         return group
+    if isinstance(group, str) and group not in _registry and "/" in group:
+        base, _, labels = group.rpartition("/")
+        if labels.isdecimal():
+            return Orbits(get(base), int(labels))
     if not isinstance(group, str) or group not in _registry:
         raise ValueError(
             f"group: {group!r} is not a group; choose from {', '.join(_registry)}, "
@@ -75,4 +82,4 @@ _STANDARD = frozenset(_registry.values())
 
 def is_builtin(group: Group) -> bool:
     """Whether native kernels know the group's law by its name (a user's own group goes through precomputed offsets)."""
-    return group in _STANDARD
+    return (group.base if isinstance(group, Orbits) else group) in _STANDARD

@@ -128,5 +128,22 @@ class SemidirectProduct(Group):
         """The stabiliser's regular grid of n elements with zero translation, ``[n, element_dim]``."""
         return self.embed_stabilizer(self._linear.grid(n, dtype, device))
 
+    def lift(self, x: Tensor) -> Tensor:
+        """The translation to x; the reference point is the origin."""
+        h = self._linear.identity(x.dtype, x.device)
+        return torch.cat([x, h.expand(*x.shape[:-1], -1)], dim=-1)
+
+    def isotropy(self, n: int, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Tensor:
+        return self.grid(n, dtype, device)
+
+    def sample_isotropy(
+        self,
+        n: int,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        return self.embed_stabilizer(self._linear.sample(n, generator, dtype, device))
+
     def invalid(self, g: Tensor) -> str | None:
         return super().invalid(g) or self._linear.invalid(g[..., self.translation_dim :])

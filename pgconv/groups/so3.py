@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pgconv.groups import numerics, platonic
-from pgconv.groups.base import cast
+from pgconv.groups.base import cast, turn_grid, uniforms
 from pgconv.groups.linear import LinearGroup
 
 
@@ -172,6 +172,51 @@ class SO3(LinearGroup):
             orders = ", ".join(str(order) for order in platonic.ORDERS)
             raise ValueError(f"grid: no regular grid of SO(3) has n = {n} elements; choose n from: 1, {orders}")
         return cast(torch.tensor(platonic.rotations(n), dtype=torch.float64), dtype, device)
+
+    orbit_dim = 1
+
+    def lift(self, x: Tensor) -> Tensor:
+        """The shortest rotation of the z axis to x, and the radius |x|; the reference points lie on the positive z axis."""
+        radius = numerics.norm(x)
+        safe = torch.where(radius == 0, torch.ones_like(radius), radius)
+        a, b, z = (x / safe[..., None]).unbind(-1)
+        z = torch.where(radius == 0, torch.ones_like(z), z)
+        # Half angles from the side on which they are not small: cos = w, sin = s about the axis (-b, a, 0).
+        rho = numerics.norm(x[..., :2]) / safe
+        upper = z >= 0
+        w = torch.sqrt(torch.where(upper, 0.5 * (1.0 + z), torch.ones_like(z)))
+        s = torch.sqrt(torch.where(upper, torch.ones_like(z), 0.5 * (1.0 - z)))
+        pole = rho == 0
+        factor = torch.where(upper, 0.5 / w, s / torch.where(pole, torch.ones_like(rho), rho))
+        turned = ~upper & pole  # by pi about the x axis
+        parts = [
+            torch.where(upper, w, 0.5 * rho / s),
+            torch.where(turned, torch.ones_like(z), -factor * b),
+            factor * a,
+            torch.zeros_like(z),
+            radius,
+        ]
+        return torch.stack(parts, dim=-1)
+
+    def isotropy(self, n: int, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Tensor:
+        """n equal turns about the z axis."""
+        if not isinstance(n, int) or n < 1:
+            raise ValueError(f"isotropy: n must be an integer >= 1, received {n!r}")
+        return cast(self._about_z(turn_grid(n)), dtype, device)
+
+    def sample_isotropy(
+        self,
+        n: int,
+        generator: torch.Generator | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
+        return cast(self._about_z(2 * math.pi * uniforms(n, 1, generator)[:, 0]), dtype, device)
+
+    @staticmethod
+    def _about_z(angle: Tensor) -> Tensor:
+        zero = torch.zeros_like(angle)
+        return torch.stack([torch.cos(0.5 * angle), zero, zero, torch.sin(0.5 * angle)], dim=-1)
 
     def invalid(self, g: Tensor) -> str | None:
         reason = super().invalid(g)

@@ -6,30 +6,44 @@ import torch
 from torch import Tensor, nn
 
 from pgconv import functional, groups
-from pgconv._shapes import check_floating, check_positive_int, check_same_device, check_shape, describe
-from pgconv.groups import Group
+from pgconv._shapes import (
+    check_floating,
+    check_positive_int,
+    check_same_device,
+    check_shape,
+    describe,
+    values_can_be_read,
+)
+from pgconv.groups import Group, Orbits
 from pgconv.nn._conv import SampledConv, check_input, check_samples
 from pgconv.sampling import Samples
 
 
 class PointLift(nn.Module):
-    """Lift points of space to group elements: every point ``x`` becomes the n elements ``(x, h_k)``, all sending the origin to x.
+    """Lift points of space to group elements: every point ``x`` becomes the n elements ``g_x h_k``, which all send the same
+    reference point to x.
 
-    The ``h_k`` are the regular grid of the stabiliser; in training each point's grid is moved by one Haar-random stabiliser
-    element, in ``eval()`` it is fixed, so predictions repeat. Groups whose stabiliser is trivial need n = 1.
+    ``g_x`` is ``group.lift(x)``: the translation to x, or in a group without translations the rotation (and scale) that takes the
+    reference point to x. The ``h_k`` are the regular grid of the elements that leave the reference point where it is: of all
+    stabiliser elements for SE(n), E(n), ..., the turns about an axis for SO(3), the identity and a mirror for O(2), only the
+    identity for T(n), SO(2), R+xSO(2). In training each point's grid is moved by one random such element, in ``eval()``
+    it is fixed, so predictions repeat.
+
+    Rotations about the origin do not take every point to every other one: with SO(2), O(2), SO(3) the elements
+    carry the radius as an orbit coordinate, and what follows is built with ``lift.group`` (named ``"SO(2)/1"`` etc.).
 
     Args:
-        group: a group with translations, e.g. ``"T(3)"``, ``"SE(2)"``, ``"SE(3)"`` (without them the action on space is not
-            transitive, and a point is not enough to name an element)
+        group: ``"T(3)"``, ``"SE(2)"``, ``"SO(3)"``, ...; a group of your own that defines ``lift`` and ``isotropy``
         num_samples: n elements per point
 
     Shapes: ``x [B, P, d]``, ``f [B, P, C]`` -> ``(f [B, P n, C], Samples(elements [B, P n, e], weights [B, P n]))``; element
     ``p n + k`` belongs to point p. A boolean ``mask [B, P]`` becomes zero weights.
 
     Raises:
-        ValueError: for a group without translations, a number of samples that has no regular grid, wrong shapes
+        ValueError: for a group that cannot lift points, a number of samples that has no regular grid, wrong shapes, and points no
+            element reaches (the origin, where a group scales but does not translate)
 
-    Source: Finzi et al. (2020), section "Lifting".
+    Source: Finzi et al. (2020), sections 4.2 and 4.3.
 
     Example:
         >>> import torch, pgconv
@@ -37,18 +51,27 @@ class PointLift(nn.Module):
         >>> f, samples = lift(torch.randn(2, 5, 2), torch.randn(2, 5, 3))
         >>> f.shape, samples.elements.shape
         (torch.Size([2, 20, 3]), torch.Size([2, 20, 3]))
+        >>> pgconv.nn.PointLift("SO(2)").group              # an angle, and a radius behind it
+        Orbits('SO(2)/1')
     """
 
     def __init__(self, group: str | Group, num_samples: int = 1) -> None:
         super().__init__()
-        self.group = groups.get(group)
+        group = groups.get(group)
         self.num_samples = check_positive_int("PointLift", "num_samples", num_samples)
-        if self.group.translation_dim == 0:
+        self._plain = group.base if isinstance(group, Orbits) else group
+        try:
+            self._plain.isotropy(self.num_samples)
+        except NotImplementedError as error:
             raise ValueError(
-                f"PointLift: group {self.group.name} has no translations, so it does not act transitively on space; choose "
-                "one that has them (T(n), SE(n), ...), or build the elements yourself and call PointGroupConv"
+                f"PointLift: group {group.name} has no lift, which names an element for every point ({error}); choose one of "
+                "T(n), SE(n), E(2), SO(n), O(2), R+xSO(2), Sim(2), or build the elements yourself and call PointGroupConv"
+            ) from None
+        self.group = Orbits(self._plain, self._plain.orbit_dim) if self._plain.orbit_dim else self._plain
+        if group != self._plain and group != self.group:
+            raise ValueError(
+                f"PointLift: group must be {self._plain.name}, whose orbits have {self._plain.orbit_dim} coordinates, received {group.name}"
             )
-        self.group.grid(self.num_samples)
 
     def forward(
         self, x: Tensor, f: Tensor, mask: Tensor | None = None, generator: torch.Generator | None = None
@@ -60,25 +83,38 @@ class PointLift(nn.Module):
         check_shape("PointLift", "f", f, "B P C", axes)
         check_floating("PointLift", "f", f)
         check_same_device("PointLift", x=x, f=f, mask=mask)
-        batch, points, n = x.shape[0], x.shape[1], self.num_samples
-        stabilizer = self.group.stabilizer
-        h = stabilizer.grid(n, dtype=x.dtype, device=x.device).expand(batch, points, n, -1)
-        if self.training and stabilizer.element_dim > 0:
-            count = batch * points
-            shift = stabilizer.sample(count, generator=generator, dtype=x.dtype, device=x.device)
-            h = stabilizer.product(shift.reshape(batch, points, 1, stabilizer.element_dim), h)
-        elements = torch.cat([x[:, :, None].expand(-1, -1, n, -1), h], -1).reshape(
-            batch, points * n, self.group.element_dim
-        )
-        weights = x.new_ones(batch, points)
+        weights = x.new_ones(x.shape[:2])
         if mask is not None:
-            check_shape("PointLift", "mask", mask, "B P", {"B": batch, "P": points})
+            check_shape("PointLift", "mask", mask, "B P", {"B": x.shape[0], "P": x.shape[1]})
             if mask.dtype != torch.bool:
                 raise ValueError(
                     f"PointLift: mask must be boolean, received {describe(mask)}; compare it, e.g. mask > 0"
                 )
             weights = mask.to(x.dtype)
+        elements, n = self._elements(x, generator), self.num_samples
         return f.repeat_interleave(n, 1), Samples(elements, weights.repeat_interleave(n, 1))
+
+    def _elements(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
+        plain, n = self._plain, self.num_samples
+        like = {"dtype": x.dtype, "device": x.device}
+        g, orbits = self.group.lift(x).split([plain.element_dim, plain.orbit_dim], -1)
+        if values_can_be_read(g):
+            reason = plain.invalid(g)
+            if reason is not None:
+                raise ValueError(
+                    f"PointLift: x has a point that no element of {plain.name} reaches ({reason}); move or mask it beforehand"
+                )
+        h = plain.isotropy(n, **like)
+        if self.training:
+            moves = plain.sample_isotropy(x.shape[0] * x.shape[1], generator=generator, **like)
+            h = plain.product(moves.reshape(*x.shape[:2], 1, -1), h)
+        elements = plain.product(g[:, :, None], h)
+        if plain.orbit_dim:
+            elements = torch.cat([elements, orbits[:, :, None].expand(-1, -1, n, -1)], -1)
+        return elements.flatten(1, 2)
+
+    def extra_repr(self) -> str:
+        return f"group={self.group.name!r}, num_samples={self.num_samples}"
 
 
 class PointGroupConv(SampledConv):
