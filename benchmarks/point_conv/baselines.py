@@ -57,7 +57,9 @@ def pair_sum(
     phi = _net(law.offsets(of_u[:, None], of_v[:, :, None]), layers, activation)
     (batch, nv, channels), (sets, _, nu, hidden) = f.shape, phi.shape
     if _kernel_first(depthwise, sets, batch):
-        return torch.einsum("jic,bjc->bic", F.linear(phi[0], weight), f).contiguous()
+        # Channels first: einsum would find strides for which matrix products are slow.
+        values = (weight @ phi.flatten(0, 2).t()).reshape(channels, nv, nu)
+        return torch.bmm(f.permute(2, 0, 1).contiguous(), values).permute(1, 2, 0).contiguous()
     signal = f.transpose(1, 2) if sets == batch else f.permute(0, 2, 1).reshape(1, batch * channels, nv)
     moments = torch.bmm(signal, phi.reshape(sets, nv, nu * hidden))
     return _head(moments.reshape(batch, channels, nu, hidden).transpose(1, 2), weight, depthwise)
