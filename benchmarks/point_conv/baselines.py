@@ -57,12 +57,20 @@ def pair_sum(
     phi = _net(law.offsets(of_u[:, None], of_v[:, :, None]), layers, activation)
     (batch, nv, channels), (sets, _, nu, hidden) = f.shape, phi.shape
     if _kernel_first(depthwise, sets, batch):
-        # Channels first: einsum would find strides for which matrix products are slow.
-        values = (weight @ phi.flatten(0, 2).t()).reshape(channels, nv, nu)
-        return torch.bmm(f.permute(2, 0, 1).contiguous(), values).permute(1, 2, 0).contiguous()
+        return _sum_of_values(phi[0], weight, f)
     signal = f.transpose(1, 2) if sets == batch else f.permute(0, 2, 1).reshape(1, batch * channels, nv)
     moments = torch.bmm(signal, phi.reshape(sets, nv, nu * hidden))
     return _head(moments.reshape(batch, channels, nu, hidden).transpose(1, 2), weight, depthwise)
+
+
+def _sum_of_values(phi: torch.Tensor, weight: torch.Tensor, f: torch.Tensor) -> torch.Tensor:
+    """``out[b,i,c] = sum_j psi[j,i,c] f[b,j,c]``, in the faster of two ways: a fused sum in compiled code, else products."""
+    if torch.compiler.is_compiling():
+        values = F.linear(phi, weight)
+        return torch.stack([(values * signal[:, None]).sum(0) for signal in f])
+    # Channels first: einsum would find strides for which matrix products are slow.
+    values = (weight @ phi.flatten(0, 1).t()).reshape(weight.shape[0], *phi.shape[:2])
+    return torch.bmm(f.permute(2, 0, 1).contiguous(), values).permute(1, 2, 0).contiguous()
 
 
 def _kernel_first(depthwise: bool, sets: int, batch: int) -> bool:
