@@ -41,8 +41,10 @@ format: $(VENV)/.test
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+# NAME=point_conv for the convolution on points.
+NAME = group_conv2d
 bench: $(VENV)/.test
-	$(BIN)/python -m benchmarks group_conv2d $(ARGS)
+	$(BIN)/python -m benchmarks $(NAME) $(ARGS)
 
 docs: $(VENV)/.test
 	$(BIN)/python -m pytest --doctest-glob='*.md' README.md docs

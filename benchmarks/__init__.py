@@ -1,5 +1,6 @@
 """Benchmarks: ``python -m benchmarks --help``.
 
-``cases`` says what is measured, ``baselines`` how others do it, ``implementations`` puts both under one signature, ``gate`` refuses
-to time what is wrong, ``timing``, ``memory`` and ``machine`` measure, ``report`` prints, stores and plots.
+``group_conv2d`` and ``point_conv`` say what is measured and how others do it, each a ``suite.Suite``; the ``engine`` runs one:
+``implementations`` puts pgconv and others under one signature, ``gate`` refuses to time what is wrong, ``timing``, ``memory`` and
+``machine`` measure, ``report`` prints, stores and plots.
 """

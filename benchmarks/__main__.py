@@ -9,6 +9,7 @@ from importlib import import_module
 
 BENCHMARKS = {
     "group_conv2d": "the image convolution against other people's ways in PyTorch",
+    "point_conv": "the convolution on points against other people's ways in PyTorch",
     "features": "kernel-net features, the native library against plain PyTorch",
 }
 

@@ -1,15 +1,12 @@
-"""Baselines and pgconv's plans as one kind of thing: a function of (f, phi, weight, geometry) with a name and a cost."""
+"""Baselines and pgconv's plans as one kind of thing: a function of operands and static argument, with a name and a cost."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-import torch
-
-import pgconv
-from benchmarks.baselines import BASELINES, Baseline
-from benchmarks.cases import Case
+from benchmarks.suite import Baseline, Case, Function, Suite
 from pgconv.ops import dispatch
 from pgconv.ops.plan import DIRECTIONS, costs
 from pgconv.spec import Plan
@@ -24,20 +21,20 @@ class Implementation:
     Attributes:
         name: of the baseline, or ``pgconv``
         plan: backend and order taken; empty for a baseline
-        function: ``(f, phi, weight, geometry) -> [B,O,Nu,Ho,Wo]``
+        function: ``(*operands, static)``, see ``Case``
         flops: of one forward pass, by its own arithmetic
-        backward_flops: of one backward pass for all gradients; None: twice those of the forward pass
+        backward_flops: of one backward pass for all gradients
         refuses: reason why it does not run a case, or None
         compiled: whether its first call compiles
     """
 
     name: str
     plan: str
-    function: Callable[..., torch.Tensor]
+    function: Function
     flops: float
-    refuses: Callable[[Case], str | None]
+    backward_flops: float
+    refuses: Callable[[Any], str | None]
     compiled: bool = False
-    backward_flops: float | None = None
 
     @property
     def key(self) -> tuple[str, str]:
@@ -46,6 +43,10 @@ class Implementation:
     @property
     def label(self) -> str:
         return f"{self.name} {self.plan}".rstrip()
+
+    def bind(self, static: Any) -> Function:
+        """The function of the operands alone."""
+        return lambda *operands: self.function(*operands, static)
 
 
 @dataclass(frozen=True)
@@ -64,15 +65,13 @@ class UnknownName(ValueError):
 def work(implementation: Implementation, needs: Sequence[str], direction: str) -> float:
     """FLOPs counted for a direction.
 
-    The sum is trilinear, so each gradient costs about one forward pass, and the gradients of phi and weight share theirs: a
-    baseline's backward pass counts two, ours what its order does by the planner's count (recomputation included). Half
-    of it where the signal needs no gradient.
+    The sum is linear in each operand of the head, so a gradient costs about one forward pass: a baseline's backward pass counts
+    two (three if it computes the forward pass again), ours what its order does by the planner's count (recomputation
+    included). Half of it where the signal needs no gradient.
     """
     if direction == "forward":
         return implementation.flops
-    twice = implementation.backward_flops
-    backward = 2 * implementation.flops if twice is None else twice
-    return implementation.flops + backward * (1 if "f" in needs else 0.5)
+    return implementation.flops + implementation.backward_flops * (1 if "f" in needs else 0.5)
 
 
 def baseline(way: Baseline, case: Case) -> Implementation | Skipped:
@@ -80,10 +79,11 @@ def baseline(way: Baseline, case: Case) -> Implementation | Skipped:
     reason = way.why_not(case)
     if reason is not None:
         return Skipped(way.name, "", reason)
-    return Implementation(way.name, "", way.make(), way.flops(case), way.why_not, way.compiled)
+    flops = way.flops(case)
+    return Implementation(way.name, "", way.make(), flops, way.backward * flops, way.why_not, way.compiled)
 
 
-def ours(plan: str, case: Case) -> Implementation | Skipped:
+def ours(suite: Suite, plan: str, case: Case) -> Implementation | Skipped:
     """pgconv on a case with a plan such as ``auto:auto`` or ``cpp:aggregate``.
 
     The planner chooses for each direction; where it takes two orders the plan's text names both, ``cpp:direct+spectral``.
@@ -94,33 +94,32 @@ def ours(plan: str, case: Case) -> Implementation | Skipped:
         taken, back = (dispatch.resolve(facts, asked, direction) for direction in DIRECTIONS)
     except ValueError as error:
         return Skipped(OURS, plan, str(error))
-
-    def function(f: torch.Tensor, phi: torch.Tensor, weight: torch.Tensor, geometry: object) -> torch.Tensor:
-        return pgconv.ops.group_conv2d(f, phi, weight, str(geometry), str(asked if taken != back else taken))
+    request = str(asked if taken != back else taken)
 
     def refuses(other: Case) -> str | None:
         return dict(dispatch.candidates(other.facts()))[taken]
 
     text = str(taken) if taken == back else f"{taken}+{back.order}"
     forward, backward = (costs(facts, d)[p.order].flops for d, p in zip(DIRECTIONS, (taken, back)))
-    return Implementation(OURS, text, function, forward, refuses, backward_flops=backward)
+    return Implementation(OURS, text, lambda *call: suite.call(*call, request), forward, backward, refuses)
 
 
-def select(case: Case, plans: str, baselines: str) -> list[Implementation | Skipped]:
+def select(suite: Suite, case: Case, plans: str, baselines: str) -> list[Implementation | Skipped]:
     """What runs on a case, baselines first.
 
     Args:
-        case: the case
+        suite: the benchmark
+        case: one of its cases
         plans: ``"best"`` for the planner's choice, ``"all"`` for every native plan that can run, or plans by name
         baselines: ``"all"``, ``"none"`` or names
     """
-    known = {way.name: way for way in BASELINES}
+    known = {way.name: way for way in suite.baselines}
     names = list(known) if baselines == "all" else [] if baselines == "none" else baselines.split(",")
     unknown = [name for name in names if name not in known]
     if unknown:
         raise UnknownName(f"baselines must be 'all', 'none' or among {', '.join(known)}, received {', '.join(unknown)}")
     chosen = [baseline(known[name], case) for name in names]
-    return chosen + [ours(plan, case) for plan in _plans(case, plans)]
+    return chosen + [ours(suite, plan, case) for plan in _plans(case, plans)]
 
 
 def _plans(case: Case, plans: str) -> list[str]:
@@ -130,6 +129,8 @@ def _plans(case: Case, plans: str) -> list[str]:
     return ["auto:auto"] if plans == "best" else plans.split(",")
 
 
-def rebuild(name: str, plan: str, case: Case) -> Implementation | Skipped:
+def rebuild(suite: Suite, name: str, plan: str, case: Case) -> Implementation | Skipped:
     """The implementation with this name and plan, in another process."""
-    return ours(plan, case) if name == OURS else baseline({way.name: way for way in BASELINES}[name], case)
+    if name == OURS:
+        return ours(suite, plan, case)
+    return baseline({way.name: way for way in suite.baselines}[name], case)

@@ -13,23 +13,23 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
-from benchmarks import implementations, timing
-from benchmarks.cases import OPERANDS, Case
+from benchmarks import implementations, suite, timing
 from benchmarks.implementations import Implementation
 from benchmarks.machine import threads
+from benchmarks.suite import Case, Suite
 
 ROOT = Path(__file__).resolve().parents[1]
 TIMEOUT_SECONDS = 900
 
 
-def peak_extra(case: Case, implementation: Implementation, count: int) -> dict[str, float]:
-    """Bytes by direction on ``count`` threads; empty if the process did not finish."""
-    request = json.dumps([asdict(case), implementation.name, implementation.plan, count])
+def peak_extra(name: str, case: Case, implementation: Implementation, count: int) -> dict[str, float]:
+    """Bytes by direction of a case of the suite ``name`` on ``count`` threads; empty if the process did not finish."""
+    request = json.dumps([name, asdict(case), implementation.name, implementation.plan, count])
     command = [sys.executable, "-m", "benchmarks.memory", request]
     try:
         run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_SECONDS, check=True)
@@ -38,14 +38,14 @@ def peak_extra(case: Case, implementation: Implementation, count: int) -> dict[s
     return json.loads(run.stdout.splitlines()[-1])
 
 
-def measure(case: Case, name: str, plan: str, count: int) -> dict[str, float]:
+def measure(of: Suite, case: Case, name: str, plan: str, count: int) -> dict[str, float]:
     """The same in this process, which must be a fresh one."""
-    implementation = implementations.rebuild(name, plan, case)
+    implementation = implementations.rebuild(of, name, plan, case)
     if not isinstance(implementation, Implementation):
         raise ValueError(f"{name} {plan}: {implementation.reason}")
     with threads(count):
         # Libraries and compiled code are loaded before the peak is reset: they are not memory of the call.
-        small = replace(case, batch=2 if case.per_example else 1, height=case.kernel, width=case.kernel)
+        small = case.tiny()
         if not implementation.compiled and implementation.refuses(small) is None:
             _run_all(_calls(small, implementation))
         calls = _calls(case, implementation)
@@ -63,13 +63,7 @@ def measure(case: Case, name: str, plan: str, count: int) -> dict[str, float]:
 
 
 def _calls(case: Case, implementation: Implementation) -> dict[str, Callable[[], object]]:
-    geometry = case.geometry
-    return timing.steps(
-        lambda *operands: implementation.function(*operands, geometry),
-        case.operands(),
-        [name in case.needs for name in OPERANDS],
-        case.cotangent(),
-    )
+    return timing.steps(implementation.bind(case.static), case.operands(), case.asked, case.cotangent())
 
 
 def _run_all(calls: dict[str, Callable[[], object]]) -> None:
@@ -109,11 +103,12 @@ def _status(field: str) -> int:
 
 
 def main(request: str) -> None:
-    """Measure what a JSON list ``[case, name, plan, threads]`` says and print the answer as JSON."""
-    fields, name, plan, count = json.loads(request)
-    case = Case(**fields | {"needs": tuple(fields["needs"])})
+    """Measure what a JSON list ``[suite, case, name, plan, threads]`` says and print the answer as JSON."""
+    owner, fields, name, plan, count = json.loads(request)
+    of = suite.get(owner)
+    case = of.case(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
     torch.manual_seed(0)
-    print(json.dumps(measure(case, name, plan, count)))
+    print(json.dumps(measure(of, case, name, plan, count)))
 
 
 if __name__ == "__main__":

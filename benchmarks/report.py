@@ -4,45 +4,17 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
-from benchmarks.baselines import BASELINES
 from benchmarks.implementations import OURS
+from benchmarks.suite import Suite
 
 Row = dict[str, str | float | int | None]
 
-REFERENCE = BASELINES[0].name
-"""The baseline of the plot."""
-
-RATIOS = tuple(f"over_{way.name}" for way in BASELINES)
-"""A baseline's median over the row's: above 1 the row is faster."""
-
 _TEXT = ("case", "source", "published", "dtype", "needs", "direction", "implementation", "plan", "note")
-_NUMBERS = (
-    "threads",
-    "rounds",
-    "median_ms",
-    "q20_ms",
-    "q80_ms",
-    *RATIOS,
-    "over_best",
-    "gflop",
-    "gflop_per_s",
-    "percent_of_peak",
-    "peak_median_gflop_per_s",
-    "peak_min_gflop_per_s",
-    "extra_mb",
-    "checked_batch",
-    "error",
-)
 _MACHINE = ("peak_probe", "allocator", "pgconv", "torch", "isa", "cpu", "date")
-
-COLUMNS = (*_TEXT[:-1], *_NUMBERS, *_MACHINE, "note")
-"""Of the CSV. ``over_best`` compares with the fastest baseline; ``extra_mb`` is the peak memory beyond the operands;
-``error`` that of the result (direction forward) or the largest of the gradients (with backward) over the largest exact
-value, on a batch of ``checked_batch`` images."""
-
 _SHOWN = {
     "direction": "direction",
     "threads": "threads",
@@ -51,7 +23,8 @@ _SHOWN = {
     "median_ms": "ms",
     "q20_ms": "20 %",
     "q80_ms": "80 %",
-    **{name: f"x {name.removeprefix('over_')}" for name in (*RATIOS, "over_best")},
+}
+_SHOWN_AFTER_RATIOS = {
     "gflop_per_s": "GFLOP/s",
     "percent_of_peak": "% peak",
     "extra_mb": "MB",
@@ -59,25 +32,143 @@ _SHOWN = {
 }
 
 
-def row(**values: str | float | int | None) -> Row:
-    """A row with every column; those not given are empty."""
-    unknown = set(values) - set(COLUMNS)
-    if unknown:
-        raise ValueError(f"row: no column {', '.join(sorted(unknown))}")
-    return {name: values.get(name) for name in COLUMNS}
+@dataclass(frozen=True)
+class Report:
+    """Tables of one suite.
+
+    Attributes:
+        baselines: their names; the first one is the plot's
+        unit: what the gate's size counts
+    """
+
+    baselines: tuple[str, ...]
+    unit: str
+
+    @staticmethod
+    def of(suite: Suite) -> Report:
+        """The tables of a suite."""
+        return Report(tuple(way.name for way in suite.baselines), suite.unit)
+
+    @property
+    def ratios(self) -> tuple[str, ...]:
+        """A baseline's median over the row's: above 1 the row is faster."""
+        return tuple(f"over_{name}" for name in self.baselines)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Of the CSV. ``over_best`` compares with the fastest baseline; ``extra_mb`` is the peak memory beyond the operands;
+        ``error`` that of the result (direction forward) or the largest of the gradients (with backward) over the largest exact
+        value, on a problem of the size ``checked_...``."""
+        return (*_TEXT[:-1], *self._numbers, *_MACHINE, "note")
+
+    @property
+    def _numbers(self) -> tuple[str, ...]:
+        return (
+            "threads",
+            "rounds",
+            "median_ms",
+            "q20_ms",
+            "q80_ms",
+            *self.ratios,
+            "over_best",
+            "gflop",
+            "gflop_per_s",
+            "percent_of_peak",
+            "peak_median_gflop_per_s",
+            "peak_min_gflop_per_s",
+            "extra_mb",
+            f"checked_{self.unit}",
+            "error",
+        )
+
+    def row(self, **values: str | float | int | None) -> Row:
+        """A row with every column; those not given are empty."""
+        unknown = set(values) - set(self.columns)
+        if unknown:
+            raise ValueError(f"row: no column {', '.join(sorted(unknown))}")
+        return {name: values.get(name) for name in self.columns}
+
+    def add_ratios(self, rows: Sequence[Row]) -> None:
+        """Fill the ratios of rows that were timed together: same case, direction and threads."""
+        medians = {r["implementation"]: r["median_ms"] for r in rows if r["median_ms"] and r["implementation"] != OURS}
+        for r in rows:
+            if not r["median_ms"]:
+                continue
+            for name in self.baselines:
+                if name in medians:
+                    r[f"over_{name}"] = medians[name] / r["median_ms"]
+            if medians:
+                r["over_best"] = min(medians.values()) / r["median_ms"]
+
+    def text(self, rows: Sequence[Row]) -> str:
+        """One block for each case, then why something is missing. Columns without any value are left out."""
+        ratios = {name: f"x {name.removeprefix('over_')}" for name in (*self.ratios, "over_best")}
+        titles = {**_SHOWN, **ratios, **_SHOWN_AFTER_RATIOS}
+        cases = dict.fromkeys(r["case"] for r in rows)
+        return "\n\n".join(_block([r for r in rows if r["case"] == case], titles) for case in cases)
+
+    def read_csv(self, path: Path) -> list[Row]:
+        """Rows of an earlier run; an empty cell is None."""
+        with path.open(newline="", encoding="utf-8") as file:
+            return [
+                self.row(**{name: self._value(name, cell) for name, cell in line.items() if cell != ""})
+                for line in csv.DictReader(file)
+            ]
+
+    def _value(self, name: str, cell: str) -> str | float | int:
+        if name in ("threads", "rounds"):
+            return int(cell)
+        return float(cell) if name in self._numbers else cell
+
+    def plot(self, rows: Sequence[Row], path: Path) -> None:
+        """Bars of the fastest plan's time ratio over the first baseline, for every case, direction and thread count."""
+        import matplotlib
+
+        matplotlib.use("Agg")
+        from matplotlib import pyplot
+
+        first = self.baselines[0]
+        ratio = f"over_{first}"
+        ours = [r for r in rows if r["implementation"] == OURS and r[ratio]]
+        cases = list(dict.fromkeys(r["case"] for r in ours))
+        series = list(dict.fromkeys((r["direction"], r["threads"]) for r in ours))
+        figure, axes = pyplot.subplots(figsize=(10, 1.5 + 0.2 * len(cases) * (len(series) + 1)), layout="constrained")
+        thickness = 0.8 / max(len(series), 1)
+        for i, (direction, threads) in enumerate(series):
+            best = {}
+            for r in ours:
+                if (r["direction"], r["threads"]) == (direction, threads):
+                    best[r["case"]] = max(best.get(r["case"], 0.0), r[ratio])
+            places = [cases.index(case) + (i - (len(series) - 1) / 2) * thickness for case in best]
+            bars = axes.barh(places, list(best.values()), thickness, label=f"{direction}, {threads} thread(s)")
+            axes.bar_label(bars, fmt="%.1f", padding=2, fontsize=7)
+        axes.axvline(1, color="black", linewidth=0.8)
+        axes.set_yticks(range(len(cases)), cases, fontsize=7)
+        axes.invert_yaxis()
+        axes.set_xlabel(f"times faster than {first} in plain PyTorch (1 = the same)")
+        if series:
+            axes.legend(fontsize=8)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=150)
+        pyplot.close(figure)
 
 
-def add_ratios(rows: Sequence[Row]) -> None:
-    """Fill the ratios of rows that were timed together: same case, direction and threads."""
-    medians = {r["implementation"]: r["median_ms"] for r in rows if r["median_ms"] and r["implementation"] != OURS}
-    for r in rows:
-        if not r["median_ms"]:
-            continue
-        for way in BASELINES:
-            if way.name in medians:
-                r[f"over_{way.name}"] = medians[way.name] / r["median_ms"]
-        if medians:
-            r["over_best"] = min(medians.values()) / r["median_ms"]
+def _block(rows: Sequence[Row], titles: dict[str, str]) -> str:
+    """Rows of one case under its name."""
+    first, timed = rows[0], [r for r in rows if r["median_ms"]]
+    words = {"yes": "published; ", "no": "not published; "}.get(str(first["published"]), "")
+    lines = [f"{first['case']}  [{words}{first['source']}]"]
+    if timed:
+        shown = [name for name in titles if any(r[name] not in (None, "") for r in timed)]
+        table = [[titles[name] for name in shown], *([number(r[name]) for name in shown] for r in timed)]
+        lines.append(aligned(table, (i for i, name in enumerate(shown) if name in _TEXT)))
+        lines.append(_peaks(timed))
+    lines += dict.fromkeys(
+        ": ".join(filter(None, (f"{r['implementation'] or ''} {r['plan'] or ''}".strip(), r["note"])))
+        for r in rows
+        if r["note"]
+    )
+    return "\n".join(lines)
 
 
 def aligned(table: Sequence[Sequence[str]], left: Iterable[int] = ()) -> str:
@@ -100,27 +191,6 @@ def number(value: object) -> str:
     return f"{value:.0f}" if abs(value) >= 1000 or isinstance(value, int) else f"{value:.4g}"
 
 
-def text(rows: Sequence[Row]) -> str:
-    """One block for each case, then why something is missing. Columns without any value are left out."""
-    blocks = []
-    for case in dict.fromkeys(r["case"] for r in rows):
-        own = [r for r in rows if r["case"] == case]
-        first, timed = own[0], [r for r in own if r["median_ms"]]
-        lines = [f"{case}  [{'' if first['published'] == 'yes' else 'not '}published; {first['source']}]"]
-        if timed:
-            shown = [name for name in _SHOWN if any(r[name] not in (None, "") for r in timed)]
-            table = [[_SHOWN[name] for name in shown], *([number(r[name]) for name in shown] for r in timed)]
-            lines.append(aligned(table, (i for i, name in enumerate(shown) if name in _TEXT)))
-            lines.append(_peaks(timed))
-        lines += dict.fromkeys(
-            ": ".join(filter(None, (f"{r['implementation'] or ''} {r['plan'] or ''}".strip(), r["note"])))
-            for r in own
-            if r["note"]
-        )
-        blocks.append("\n".join(lines))
-    return "\n\n".join(blocks)
-
-
 def _peaks(rows: Sequence[Row]) -> str:
     peaks = {}
     for r in rows:
@@ -134,7 +204,7 @@ def _peaks(rows: Sequence[Row]) -> str:
 class CsvWriter:
     """Writes rows as they come, so that an interrupted run keeps what it has."""
 
-    def __init__(self, path: Path, columns: Sequence[str] = COLUMNS) -> None:
+    def __init__(self, path: Path, columns: Sequence[str]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file: TextIO = path.open("w", newline="", encoding="utf-8")
         self._writer = csv.DictWriter(self._file, columns)
@@ -150,50 +220,3 @@ class CsvWriter:
 
     def __exit__(self, *error: object) -> None:
         self._file.close()
-
-
-def read_csv(path: Path) -> list[Row]:
-    """Rows of an earlier run; an empty cell is None."""
-    with path.open(newline="", encoding="utf-8") as file:
-        return [
-            row(**{name: _value(name, cell) for name, cell in line.items() if cell != ""})
-            for line in csv.DictReader(file)
-        ]
-
-
-def _value(name: str, cell: str) -> str | float | int:
-    if name in ("threads", "rounds"):
-        return int(cell)
-    return float(cell) if name in _NUMBERS else cell
-
-
-def plot(rows: Sequence[Row], path: Path) -> None:
-    """Bars of the fastest plan's time ratio over the materialised baseline, for every case, direction and thread count."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    ratio = f"over_{REFERENCE}"
-    ours = [r for r in rows if r["implementation"] == OURS and r[ratio]]
-    cases = list(dict.fromkeys(r["case"] for r in ours))
-    series = list(dict.fromkeys((r["direction"], r["threads"]) for r in ours))
-    figure, axes = pyplot.subplots(figsize=(10, 1.5 + 0.2 * len(cases) * (len(series) + 1)), layout="constrained")
-    thickness = 0.8 / max(len(series), 1)
-    for i, (direction, threads) in enumerate(series):
-        best = {}
-        for r in ours:
-            if (r["direction"], r["threads"]) == (direction, threads):
-                best[r["case"]] = max(best.get(r["case"], 0.0), r[ratio])
-        places = [cases.index(case) + (i - (len(series) - 1) / 2) * thickness for case in best]
-        bars = axes.barh(places, list(best.values()), thickness, label=f"{direction}, {threads} thread(s)")
-        axes.bar_label(bars, fmt="%.1f", padding=2, fontsize=7)
-    axes.axvline(1, color="black", linewidth=0.8)
-    axes.set_yticks(range(len(cases)), cases, fontsize=7)
-    axes.invert_yaxis()
-    axes.set_xlabel(f"times faster than {REFERENCE} in plain PyTorch (1 = the same)")
-    if series:
-        axes.legend(fontsize=8)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
-    pyplot.close(figure)

@@ -21,6 +21,9 @@ DIRECTIONS = ("forward", "forward+backward")
 SAMPLE_SECONDS = 0.01
 """A sample repeats a short call for about this long, far above the clock's and the scheduler's grain."""
 
+LONG_SECONDS = 5.0
+"""A call this long is not made once more before every sample: whoever waits for it does not call again at once."""
+
 Key = TypeVar("Key")
 
 
@@ -46,29 +49,45 @@ def steps(
 
 @dataclass(frozen=True)
 class Prepared:
-    """A call that has run, and how often a sample repeats it."""
+    """A call that has run, how often a sample repeats it, and whether a call that is not timed goes before."""
 
     call: Callable[[], object]
     repeats: int
+    warm: bool = True
 
     def sample(self) -> float:
-        """Seconds per call, after one call that is not timed.
+        """Seconds per call, as a rule after one call that is not timed.
 
         Other ways run between two samples for seconds, long enough for the system to take back the memory the last one
         used; a training loop calls again at once.
         """
-        self.call()
+        if self.warm:
+            self.call()
         begin = time.perf_counter()
         for _ in range(self.repeats):
             self.call()
         return (time.perf_counter() - begin) / self.repeats
 
 
-def prepare(call: Callable[[], object]) -> Prepared:
-    """Run the call twice: once to compile and to fill caches, once to see how long it takes."""
-    call()
-    once = Prepared(call, 1).sample()
-    return Prepared(call, max(1, min(1000, math.ceil(SAMPLE_SECONDS / max(once, 1e-9)))))
+def once(call: Callable[[], object]) -> Prepared:
+    """The call as it is, for one that takes minutes."""
+    return Prepared(call, 1, warm=False)
+
+
+def prepare(call: Callable[[], object], compiles: bool = False) -> Prepared:
+    """Run the call: once to compile and to fill caches, then to see how long it takes.
+
+    Args:
+        call: what to prepare
+        compiles: its first run says nothing about its time
+    """
+    first = Prepared(call, 1, warm=False).sample()
+    if compiles and first > LONG_SECONDS:
+        first = Prepared(call, 1, warm=False).sample()
+    if first > LONG_SECONDS:
+        return Prepared(call, 1, warm=False)
+    seconds = Prepared(call, 1).sample()
+    return Prepared(call, max(1, min(1000, math.ceil(SAMPLE_SECONDS / max(seconds, 1e-9)))))
 
 
 @dataclass

@@ -351,6 +351,22 @@ def test_explain_counts_the_work_of_a_known_call():
     assert found["mix"] == 2 * 2 * 4 * 8 * 3 * 5 * 30 + 2 * 2 * 8 * 7 * 5 * 4 * 5 * 30
 
 
+@pytest.mark.parametrize("nu, adjoint", [(5, False), (500, True)])
+def test_explain_counts_the_work_of_points(nu, adjoint):
+    """B=2 C=3 Nv=7, head to O=4 of 6 features on 3 coordinates, all gradients: features again and twice reversed; then three
+    products with the inputs' channels and two with the head, or two with the outputs' channels and three with the head."""
+    net = pgconv.kernel_nets.MLP(3, hidden=6, layers=3)
+    f, v, u, weight = torch.ones(2, 7, 3), torch.zeros(1, 7, 3), torch.zeros(1, nu, 3), torch.ones(4, 3, 6)
+    (step,) = pgconv.explain(pgconv.functional.point_conv, f, v, u, net, weight, group="T(3)").steps
+    pairs, features, head = 2 * 7 * nu, 2 * 6 * (3 + 6) * 7 * nu, 2 * 4 * 3 * 6
+    assert step.costs["aggregate"].flops == features + pairs * 2 * 3 * 6 + 2 * nu * head
+    heads = 3 * 2 * 7 if adjoint else 2 * 2 * nu
+    products = pairs * 2 * 6 * (2 * 4 if adjoint else 3 * 3)
+    assert step.backward_costs["aggregate"].flops == 3 * features + products + heads * head
+    # Nothing of the pairs goes to memory.
+    assert step.costs["aggregate"].bytes == 4 * (2 * 7 * 3 + 2 * nu * 4)
+
+
 def test_explain_of_something_else():
     assert str(pgconv.explain(torch.relu, torch.zeros(2))) == "no pgconv operator was called"
 

@@ -1,7 +1,6 @@
 """The benchmarks: names, baselines equal to the reference, complete rows, and a gate that times nothing wrong."""
 
 import csv
-import dataclasses
 import itertools
 import subprocess
 import sys
@@ -11,16 +10,17 @@ import pytest
 import torch
 
 from benchmarks import __main__ as command
-from benchmarks import baselines, features, gate, group_conv2d, implementations, machine, memory, report, timing
-from benchmarks.baselines import BASELINES
-from benchmarks.cases import CASES, OPERANDS, Case, shrink
+from benchmarks import engine, features, gate, group_conv2d, implementations, machine, memory, point_conv, timing
 from benchmarks.implementations import Implementation, Skipped
+from benchmarks.report import CsvWriter, Report
+from pgconv.ops.plan import costs
 from pgconv.spec import ConvGeometry
 
+Case, PointCase = group_conv2d.Case, point_conv.Case
 TINY = Case(
     "tiny", "no network", False, batch=2, inputs=3, outputs=2, nv=3, nu=2, kernel=3, hidden=4, height=5, width=6
 )
-TABLE = (
+IMAGES = (
     TINY,
     replace(TINY, batch=1, bias=True),
     replace(TINY, per_example=True),
@@ -29,66 +29,113 @@ TABLE = (
     replace(TINY, kernel=1, hidden=1),
     replace(TINY, inputs=1, nv=1, kernel=5, needs=("phi", "weight")),
 )
-QUICK = group_conv2d.Settings(rounds=2, baselines="materialised,factored,disc", memory=False)
+CLOUD = PointCase("T(3)", "no network", batch=2, nv=7, nu=5, inputs=3, outputs=4, hidden=6)
+POINTS = (
+    CLOUD,
+    replace(CLOUD, batch=1, needs=("f", "weight")),
+    replace(CLOUD, neighbors=3),
+    replace(CLOUD, depthwise=True, outputs=3),
+    replace(CLOUD, group="SE(2)", activation="silu"),
+    replace(CLOUD, group="SE(2)", shared=True),
+    replace(CLOUD, group="SE(2)", shared=True, depthwise=True, outputs=3),
+    replace(CLOUD, group="SE(2)", neighbors=3),
+    replace(CLOUD, group="SE(3)"),
+    replace(CLOUD, group="SE(3)", neighbors=3, depthwise=True, outputs=3, activation="silu"),
+)
+SUITES = (replace(group_conv2d.SUITE, cases=IMAGES), replace(point_conv.SUITE, cases=POINTS))
+NAMES = [suite.name for suite in SUITES]
+QUICK = engine.Settings(rounds=2, baselines="materialised,factored,disc", memory=False)
+EACH = [(suite, way, case) for suite in SUITES for way in suite.baselines for case in suite.cases]
+BASELINES = group_conv2d.SUITE.baselines
 
 
-def _names(table):
-    return [case.name for case in table]
+def _function(way):
+    # Compiling to native code takes long; what is traced is the same.
+    return way.make("aot_eager") if way.compiled else way.make()
+
+
+def _with_wrong_baseline(suite, function):
+    """The suite whose first baseline is another function, made from its own."""
+    first, *others = suite.baselines
+    return replace(suite, baselines=(replace(first, make=lambda: function(first.make())), *others))
 
 
 @pytest.fixture
 def quick_main(monkeypatch):
-    """The command on the tiny table, with samples too short to mean anything."""
+    """The command on a tiny table, with samples too short to mean anything."""
     monkeypatch.setattr(timing, "SAMPLE_SECONDS", 0.0)
     monkeypatch.setattr(machine, "PROBE_MILLISECONDS", 1)
 
-    def run(*arguments):
-        return group_conv2d.main(["--rounds", "1", "--no-memory", "--baselines", "materialised", *arguments], TABLE)
+    def run(*arguments, suite=SUITES[0]):
+        first = suite.baselines[0].name
+        return engine.main(suite, ["--rounds", "1", "--no-memory", "--baselines", first, *arguments])
 
     return run
 
 
-def test_names_are_unique_and_say_every_field():
-    assert len(set(_names(CASES))) == len(CASES)
+@pytest.mark.parametrize("tiny", [TINY, CLOUD], ids=NAMES)
+def test_names_are_unique_and_say_every_field(tiny):
     changed = {
         "padding": "valid",
         "per_example": True,
+        "shared": True,
+        "depthwise": True,
+        "large": True,
         "dtype": "bfloat16",
         "needs": ("phi",),
         "bias": True,
         "layer": "x",
+        "group": "SE(2)",
+        "activation": "silu",
     }
-    for field in fields(Case):
+    for field in fields(tiny):
         if field.name not in ("source", "published"):
             value = changed.get(field.name, 9)
-            assert replace(TINY, **{field.name: value}).name != TINY.name, field.name
+            assert replace(tiny, **{field.name: value}).name != tiny.name, field.name
+    for suite in (group_conv2d.SUITE, point_conv.SUITE):
+        assert len({case.name for case in suite.cases}) == len(suite.cases)
 
 
 def test_every_case_names_its_source_and_the_asked_layers_are_there():
-    for case in CASES:
+    for case in group_conv2d.CASES:
         assert case.source.startswith("nearest: ") is not case.published, case.name
-        assert set(case.needs) <= set(OPERANDS)
-    assert {case.dtype for case in CASES} == {"float32", "bfloat16"}
-    assert any(case.per_example for case in CASES) and any(case.nv == 1 for case in CASES)
+        assert set(case.needs) <= set(case.OPERANDS)
+    assert {case.dtype for case in group_conv2d.CASES} == {"float32", "bfloat16"}
+    assert any(case.per_example for case in group_conv2d.CASES) and any(case.nv == 1 for case in group_conv2d.CASES)
+    assert all(case.source and case.needs == case.OPERANDS for case in point_conv.CASES)
+    assert {case.group for case in point_conv.CASES} == {"T(3)", "SE(2)", "SE(3)"}
+    assert [case.nv for case in point_conv.CASES if case.large] == [65536]
 
 
-def test_a_reduced_case_keeps_everything_but_the_batch():
-    for case in CASES:
-        small = shrink(case, gate.REDUCED_FLOPS)
+def test_a_reduced_case_keeps_everything_but_its_size():
+    for case in group_conv2d.CASES:
+        small = case.shrink(gate.REDUCED_FLOPS)
         assert replace(small, batch=case.batch) == case
         assert small.batch >= (2 if case.per_example else 1)
+    for case in point_conv.CASES:
+        small = case.shrink(gate.REDUCED_FLOPS)
+        assert replace(small, batch=case.batch, nu=case.nu) == case
+        assert small.batch == min(case.batch, 2) and 2 <= small.nu <= case.nu
+        assert small.flops <= gate.REDUCED_FLOPS or small.nu == 2
 
 
-@pytest.mark.parametrize("case", TABLE, ids=_names(TABLE))
-@pytest.mark.parametrize("way", BASELINES, ids=[way.name for way in BASELINES])
-def test_baselines_equal_the_reference_in_values_and_gradients(way, case):
-    # Compiling to native code takes long; what is traced is the same.
-    function = baselines.Compiled("aot_eager") if way.compiled else way.make()
-    exact = gate.evaluate(gate.reference, case, torch.float64)
-    found = gate.evaluate(function, case, torch.float64)
+@pytest.mark.parametrize("suite, way, case", EACH, ids=[f"{way.name}-{case.name}" for _, way, case in EACH])
+def test_baselines_equal_the_reference_in_values_and_gradients(suite, way, case):
+    torch.compiler.reset()
+    exact = gate.evaluate(gate.reference(suite), case, torch.float64)
+    found = gate.evaluate(_function(way), case, torch.float64)
     assert found["out"].is_contiguous() and set(found) == {"out", *case.needs}
     assert max(gate.errors(found, exact).values()) < 1e-12
     assert way.why_not(case) is None and way.flops(case) > 0
+
+
+def test_chunks_of_any_size_add_up(monkeypatch):
+    torch.compiler.reset()
+    (expert,) = (way for way in point_conv.SUITE.baselines if way.name == "expert")
+    for pairs, case in ((20, CLOUD), (8, replace(CLOUD, shared=True)), (7, replace(CLOUD, neighbors=3))):
+        monkeypatch.setattr(point_conv.baselines, "CHUNK_PAIRS", pairs)
+        exact = gate.evaluate(gate.reference(point_conv.SUITE), case, torch.float64)
+        assert max(gate.errors(gate.evaluate(_function(expert), case, torch.float64), exact).values()) < 1e-12
 
 
 @pytest.mark.parametrize("way", BASELINES, ids=[way.name for way in BASELINES])
@@ -96,37 +143,67 @@ def test_baselines_know_stride_and_dilation(way):
     geometry = ConvGeometry.make("test", 3, (2, 1), (1, 2), (1, 2), "square")
     f, phi, weight = (x.double() for x in TINY.operands())
     phi = torch.cat([phi, phi[:, :, :, :4]], 3)
-    function = baselines.Compiled("aot_eager") if way.compiled else way.make()
-    torch.testing.assert_close(function(f, phi, weight, geometry), gate.reference(f, phi, weight, geometry))
+    function = _function(way)
+    exact = gate.reference(group_conv2d.SUITE)(f, phi, weight, geometry)
+    torch.testing.assert_close(function(f, phi, weight, geometry), exact)
 
 
 def test_baselines_say_why_not(monkeypatch):
     by_name = {way.name: way for way in BASELINES}
-    large = replace(CASES[0], batch=512)
+    large = replace(group_conv2d.CASES[0], batch=512)
     assert "above the limit" in by_name["factored"].why_not(large)
     assert by_name["materialised"].why_not(large) is None
-    monkeypatch.setattr(baselines.shutil, "which", lambda name: None)
+    cloud = point_conv.CASES[-1]
+    assert "above the limit" in point_conv.BASELINES[0].why_not(cloud) and point_conv.BASELINES[2].why_not(cloud)
+    assert not any(way.why_not(case) for way in point_conv.BASELINES for case in point_conv.CASES[:-1])
+    monkeypatch.setattr("shutil.which", lambda name: None)
     assert "compiler" in by_name["compiled"].why_not(TINY)
 
 
-def test_plans_are_resolved_and_refusals_have_reasons():
-    (best,) = implementations.select(TINY, "best", "none")
+@pytest.mark.parametrize("suite", SUITES, ids=NAMES)
+def test_plans_are_resolved_and_refusals_have_reasons(suite):
+    case = suite.cases[0]
+    (best,) = implementations.select(suite, case, "best", "none")
     assert isinstance(best, Implementation) and best.name == "pgconv" and "auto" not in best.plan
-    every = implementations.select(TINY, "all", "none")
+    every = implementations.select(suite, case, "all", "none")
     assert best.plan.partition("+")[0] in [x.plan for x in every] and all(isinstance(x, Implementation) for x in every)
-    (refused,) = implementations.select(TINY, "cpp:nonsense", "none")
+    (refused,) = implementations.select(suite, case, "cpp:nonsense", "none")
     assert isinstance(refused, Skipped) and refused.reason
     with pytest.raises(implementations.UnknownName, match="baselines must be"):
-        implementations.select(TINY, "best", "factored,nonsense")
+        implementations.select(suite, case, "best", f"{suite.baselines[0].name},nonsense")
 
 
-def test_work_counts_two_or_three_passes():
-    way = Implementation("way", "", lambda *_: None, 5.0, lambda case: None)
-    assert implementations.work(way, OPERANDS, "forward") == 5
-    assert implementations.work(way, OPERANDS, "forward+backward") == 15
-    assert implementations.work(way, ("phi", "weight"), "forward+backward") == 10
-    counted = dataclasses.replace(way, backward_flops=8.0)
-    assert implementations.work(counted, OPERANDS, "forward+backward") == 13
+def test_work_counts_what_is_computed():
+    way = Implementation("way", "", lambda *_: None, 5.0, 8.0, lambda case: None)
+    assert implementations.work(way, TINY.OPERANDS, "forward") == 5
+    assert implementations.work(way, TINY.OPERANDS, "forward+backward") == 13
+    assert implementations.work(way, ("phi", "weight"), "forward+backward") == 9
+    for suite, factors in zip(SUITES, ((2, 2, 2, 2), (2, 2, 3))):
+        case = suite.cases[0]
+        for way, factor in zip(suite.baselines, factors):
+            found = implementations.baseline(way, case)
+            assert found.backward_flops == factor * found.flops
+
+
+def test_work_of_points_against_a_count_by_hand():
+    """B=2, 7 inputs and 5 outputs, C=3 to O=4, 6 features of 3 coordinates: multiply-adds count two."""
+    net, pairs, head = 2 * 6 * (3 + 6), 2 * 35, 2 * 6 * 3 * 4
+    forward = pairs * (net + 2 * 3 * 6) + 2 * 5 * head
+    assert [way.flops(CLOUD) for way in point_conv.BASELINES] == [forward] * 3
+    # Three products with the 3 channels of the inputs against two with the 4 of the outputs.
+    straight = pairs * (3 * net + 3 * 2 * 3 * 6) + 2 * 2 * 5 * head
+    adjoint = pairs * (3 * net + 2 * 2 * 4 * 6) + 3 * 2 * 7 * head
+    (ours,) = implementations.select(point_conv.SUITE, CLOUD, "best", "none")
+    assert ours.flops == forward and ours.backward_flops == min(straight, adjoint) == straight
+    many = replace(CLOUD, nv=700, nu=500)
+    found = costs(many.facts(), "backward")["aggregate"].flops
+    assert found == 2 * 350000 * (3 * net + 2 * 2 * 4 * 6) + 3 * 2 * 700 * head
+    # One kernel value for both examples: before the sum for those who build it.
+    shared = replace(CLOUD, shared=True, depthwise=True, outputs=3)
+    assert point_conv.BASELINES[0].flops(shared) == 35 * (net + 2 * 6 * 3 + 2 * 2 * 3)
+    assert shared.flops == 35 * (net + 2 * 2 * 6 * 3) + 2 * 5 * 2 * 6 * 3
+    lists = replace(CLOUD, neighbors=3)
+    assert lists.flops == 2 * 15 * (net + 2 * 3 * 6) + 2 * 5 * head
 
 
 def test_rounds_interleave_and_each_starts_with_another_call():
@@ -149,22 +226,51 @@ def test_short_calls_are_repeated():
     assert timing.prepare(lambda: None).repeats == 1000
 
 
-def test_rows_have_every_column_and_survive_csv(tmp_path):
-    rows = group_conv2d.measure(TABLE[-1], 1, QUICK).rows
-    assert len(rows) == 2 * 4
+def test_long_calls_are_not_repeated(monkeypatch):
+    monkeypatch.setattr(timing, "LONG_SECONDS", 0.0)
+    order = []
+    prepared = timing.prepare(lambda: order.append("call"))
+    prepared.sample()
+    assert len(order) == 2
+    timing.prepare(lambda: order.append("call"), compiles=True)
+    assert len(order) == 4
+    timing.once(lambda: order.append("call")).sample()
+    assert len(order) == 5
+
+
+@pytest.mark.parametrize(
+    "suite, case, ways", list(zip(SUITES, (IMAGES[-1], CLOUD), (QUICK.baselines, "eager"))), ids=NAMES
+)
+def test_rows_have_every_column_and_survive_csv(tmp_path, suite, case, ways):
+    rows = engine.measure(suite, case, 1, replace(QUICK, baselines=ways)).rows
+    table, names = Report.of(suite), ways.split(",")
+    assert len(rows) == 2 * (len(names) + 1)
+    missing = {f"over_{way.name}" for way in suite.baselines} - {f"over_{name}" for name in names}
     for row in rows:
-        assert tuple(row) == report.COLUMNS
+        assert tuple(row) == table.columns
         empty = {name for name, value in row.items() if value is None}
-        assert empty == {"over_compiled", "extra_mb", "note"}
+        assert empty == {"extra_mb", "note", *missing, *(("published",) if case is CLOUD else ())}
         assert row["q20_ms"] <= row["median_ms"] <= row["q80_ms"] and row["rounds"] == 2
         assert row["percent_of_peak"] > 0 and 0 < row["peak_min_gflop_per_s"] <= row["peak_median_gflop_per_s"]
-    theirs = {row["implementation"]: row["median_ms"] for row in rows[:3]}
-    assert rows[3]["over_factored"] == pytest.approx(theirs["factored"] / rows[3]["median_ms"])
-    assert rows[3]["over_best"] == pytest.approx(min(theirs.values()) / rows[3]["median_ms"])
+    theirs = {row["implementation"]: row["median_ms"] for row in rows[: len(names)]}
+    ours = rows[len(names)]
+    assert ours[f"over_{names[-1]}"] == pytest.approx(theirs[names[-1]] / ours["median_ms"])
+    assert ours["over_best"] == pytest.approx(min(theirs.values()) / ours["median_ms"])
     path = tmp_path / "new" / "rows.csv"
-    with report.CsvWriter(path) as writer:
+    with CsvWriter(path, table.columns) as writer:
         writer.write(rows)
-    assert [{k: v or None for k, v in row.items()} for row in rows] == report.read_csv(path)
+    assert [{k: v or None for k, v in row.items()} for row in rows] == table.read_csv(path)
+
+
+def test_stored_results_are_read_and_shown():
+    tables = [Report.of(suite) for suite in SUITES]
+    stored = sorted((memory.ROOT / "benchmarks" / "results").glob("*.csv"))
+    assert stored
+    for path in stored:
+        header, *rows = path.read_text(encoding="utf-8").splitlines()
+        (table,) = (table for table in tables if set(header.split(",")) <= set(table.columns))
+        found = table.read_csv(path)
+        assert len(found) == len(rows) and "GFLOP/s" in table.text(found)
 
 
 def test_command_prints_a_table_and_writes_csv_and_plot(quick_main, tmp_path, capsys):
@@ -182,34 +288,78 @@ def test_command_prints_a_table_and_writes_csv_and_plot(quick_main, tmp_path, ca
     assert "B1-" in capsys.readouterr().out
 
 
+def test_command_on_points(quick_main, tmp_path, capsys):
+    path = tmp_path / "rows.csv"
+    arguments = ["--filter", "K3,SE(3)-B2-N7to5-C3-O4", "--csv", str(path)]
+    assert quick_main(*arguments, suite=SUITES[1]) == 0
+    out = capsys.readouterr().out
+    assert "% peak" in out and "x eager" in out and "published" not in out
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 4 * 4 and all(float(row["error"]) < 1e-4 for row in rows)
+    assert quick_main("--from-csv", str(path), "--plot", str(tmp_path / "plot.png"), suite=SUITES[1]) == 0
+
+
+def test_large_cases_run_when_named_and_once(quick_main, capsys):
+    large = replace(CLOUD, nu=6, large=True)
+    suite = replace(point_conv.SUITE, cases=(CLOUD, large))
+    for arguments, names in (
+        ([], {CLOUD.name}),
+        (["--filter", "T(3)"], {CLOUD.name}),
+        (["--filter", "N7to6"], {large.name}),
+        (["--large"], {CLOUD.name, large.name}),
+    ):
+        assert quick_main("--rounds", "2", "--direction", "forward", *arguments, suite=suite) == 0
+        out = capsys.readouterr().out
+        assert {line.split("  [")[0] for line in out.splitlines() if "[no network]" in line} == names
+    rows = engine.measure(suite, large, 1, engine.Settings(baselines="none", memory=False)).rows
+    assert [row["rounds"] for row in rows] == [1, 1]
+
+
 @pytest.mark.parametrize("factor", [1 + 1e-3, float("nan")])
-def test_what_is_wrong_is_not_timed(quick_main, monkeypatch, capsys, factor):
-    wrong = replace(BASELINES[0], make=lambda: lambda *operands: factor * baselines.materialised(*operands))
-    monkeypatch.setattr(implementations, "BASELINES", (wrong, *BASELINES[1:]))
-    assert quick_main("--filter", TINY.name, "--direction", "forward") == 1
+@pytest.mark.parametrize("suite", SUITES, ids=NAMES)
+def test_what_is_wrong_is_not_timed(quick_main, capsys, suite, factor):
+    wrong = _with_wrong_baseline(suite, lambda right: lambda *operands: factor * right(*operands))
+    (name, case), first = (suite.name, suite.cases[0]), suite.baselines[0].name
+    wrong = replace(wrong, cases=(case,))
+    assert quick_main("--direction", "forward", suite=wrong) == 1
     captured = capsys.readouterr()
-    assert "materialised: not timed" in captured.out
-    assert "wrong: " + TINY.name in captured.err
-    assert "x materialised" not in captured.out
+    assert f"{first}: not timed" in captured.out, name
+    assert "wrong: " + case.name in captured.err
+    assert f"x {first}" not in captured.out
 
 
-def test_an_error_at_full_size_is_reported(quick_main, monkeypatch, capsys):
-    def fails(*operands):
-        if torch.is_grad_enabled():
-            return baselines.materialised(*operands)
-        raise RuntimeError("not enough memory")
+def test_a_wrong_gradient_alone_is_found():
+    suite = point_conv.SUITE
 
-    monkeypatch.setattr(implementations, "BASELINES", (replace(BASELINES[0], make=lambda: fails), *BASELINES[1:]))
-    assert quick_main("--filter", TINY.name) == 1
+    def halved(right):
+        # The value is right, the gradient of the elements is not.
+        return lambda f, v, *others: right(f, (v + v.detach()) / 2, *others)
+
+    (way, *_) = _with_wrong_baseline(suite, halved).baselines
+    verdict = gate.Gate(suite, CLOUD).check(implementations.baseline(way, CLOUD))
+    assert verdict.wrong.startswith("v is off by") and verdict.value < 1e-6
+
+
+def test_an_error_at_full_size_is_reported(quick_main, capsys):
+    def failing(right):
+        def fails(*operands):
+            if torch.is_grad_enabled():
+                return right(*operands)
+            raise RuntimeError("not enough memory")
+
+        return fails
+
+    assert quick_main("--filter", TINY.name, suite=_with_wrong_baseline(SUITES[0], failing)) == 1
     assert "forward raised RuntimeError: not enough memory" in capsys.readouterr().err
 
 
 def test_low_precision_is_held_to_the_reference_in_that_precision():
     case = replace(TINY, dtype="bfloat16")
-    check = gate.Gate(case)
-    (way,) = implementations.select(case, "reference:direct", "none")
+    check = gate.Gate(SUITES[0], case)
+    (way,) = implementations.select(SUITES[0], case, "reference:direct", "none")
     verdict = check.check(way)
-    assert verdict.wrong is None and verdict.batch == case.batch
+    assert verdict.wrong is None and verdict.checked == case.batch
     # Results are rounded to 8 bits.
     assert 2**-12 < verdict.value <= 2**-7 and 2**-12 < verdict.gradient <= 2**-6
     assert "out is off" in check.check(replace(way, function=lambda *t: 1.1 * way.function(*t))).wrong
@@ -220,11 +370,18 @@ def test_no_time_left_is_said(quick_main, capsys):
     assert "time limit" in capsys.readouterr().out
 
 
-def test_peak_memory_counts_the_result_and_not_the_operands():
-    case = replace(TINY, batch=8, inputs=16, outputs=64, height=64, width=64)
+@pytest.mark.parametrize(
+    "suite, case",
+    [
+        (SUITES[0], replace(TINY, batch=8, inputs=16, outputs=64, height=64, width=64)),
+        (SUITES[1], replace(CLOUD, batch=1, nv=512, nu=8192, inputs=64, outputs=128)),
+    ],
+    ids=NAMES,
+)
+def test_peak_memory_counts_the_result_and_not_the_operands(suite, case):
     # Not the vendor's convolution: what it needs beside its result depends on the machine.
-    (way,) = implementations.select(case, "cpp:aggregate", "none")
-    peaks = memory.peak_extra(case, way, 1)
+    (way,) = implementations.select(suite, case, "cpp:aggregate", "none")
+    peaks = memory.peak_extra(suite.name, case, way, 1)
     result = 4 * case.cotangent().numel()
     operands = sum(4 * x.numel() for x in case.operands())
     assert result < peaks["forward"] < 3 * result
@@ -233,7 +390,8 @@ def test_peak_memory_counts_the_result_and_not_the_operands():
 
 def test_memory_of_a_process_that_does_not_finish_is_unknown(monkeypatch):
     monkeypatch.setattr(memory, "TIMEOUT_SECONDS", 0.01)
-    assert memory.peak_extra(TINY, implementations.select(TINY, "best", "none")[0], 1) == {}
+    (way,) = implementations.select(SUITES[0], TINY, "best", "none")
+    assert memory.peak_extra("group_conv2d", TINY, way, 1) == {}
 
 
 def test_features_benchmark(capsys, tmp_path):
@@ -253,8 +411,8 @@ def test_help_and_list(capsys):
         assert stop.value.code == 0
         assert command.main([name, "--list"]) == 0
     text = capsys.readouterr().out
-    assert all(case.name in text for case in CASES)
-    for option in ("--filter", "--rounds", "--threads", "--csv", "--plans", "--time-limit", "--plot"):
+    assert all(case.name in text for case in (*group_conv2d.CASES, *point_conv.CASES))
+    for option in ("--filter", "--rounds", "--threads", "--csv", "--plans", "--time-limit", "--plot", "--large"):
         assert option in text
     with pytest.raises(SystemExit):
         command.main(["group_conv2d", "--filter", "nonsense"])

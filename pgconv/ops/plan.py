@@ -176,15 +176,25 @@ def _spectral(
 
 
 def _point_conv(facts: Facts, backward: bool) -> dict[str, Cost]:
+    """Matrix products of net, moments and head; what belongs to pairs is never stored."""
     n = dict(facts.sizes)
     word = _BYTES[facts.dtypes[0]]
-    rows = n["B"] * n["Nu"]
+    inputs, outputs = n["B"] * n["Nv"], n["B"] * n["Nu"]
     net = _net_flops(facts) * n["pairs"] * max(n["S"], 1) / max(n["B"], 1)
-    moments = 2 * n["pairs"] * n["C"] * n["Hb"]
-    head = 2 * rows * n["Hb"] * n["C"] * (1 if n["depthwise"] else n["O"])
-    signals = word * (n["B"] * n["Nv"] * n["C"] + rows * n["O"])
-    times = 3 if backward else 1
-    return {"aggregate": Cost(times * (net + moments + head), times * (signals + word * 2 * n["pairs"] * n["Hb"]))}
+    channel = 2 * n["pairs"] * n["Hb"]
+    head = 2 * n["Hb"] * n["C"] * (1 if n["depthwise"] else n["O"])
+    signal, result = word * inputs * n["C"], word * outputs * n["O"]
+    lists = 8 * n["pairs"] if n["lists"] else 0
+    if not backward:
+        return {"aggregate": Cost(net + channel * n["C"] + head * outputs, signal + result + lists)}
+    # All gradients. Features are computed again, and the net's two products reversed. Three products with the moments of the
+    # inputs, the head used twice; or two with those of the outputs' gradients (the adjoint problem) and the head three times.
+    # The native code takes what is less, the small head of a depthwise call left out of account.
+    weighed = 0 if n["depthwise"] else head
+    pairs, rows = min(
+        (channel * 3 * n["C"], 2 * outputs), (channel * 2 * n["O"], 3 * inputs), key=lambda x: x[0] + weighed * x[1]
+    )
+    return {"aggregate": Cost(3 * net + pairs + head * rows, 2 * signal + result + lists)}
 
 
 def _features(facts: Facts, backward: bool) -> dict[str, Cost]:

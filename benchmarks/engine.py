@@ -1,12 +1,4 @@
-"""The image convolution: pgconv's plans against other people's ways, interleaved in one run.
-
-Every implementation is first compared with the float64 reference; one that disagrees is not timed and the exit status is 1. Ratios
-"x NAME" say how many times faster than that baseline a row is. GFLOP/s and percent of peak count the arithmetic of the row's own
-evaluation order (see benchmarks.implementations.work); the peak is measured
-in every round. Times include the allocation of results. MB is the peak memory beyond the operands, in a process of its own.
-
-THP_MEM_ALLOC_ENABLE=1 in the environment backs large tensors with huge pages, for all implementations alike.
-"""
+"""Runs a suite: gate, memory and times of every case, in one command line."""
 
 from __future__ import annotations
 
@@ -22,10 +14,10 @@ import torch
 from tqdm import tqdm
 
 from benchmarks import implementations, machine, memory, options, report, timing
-from benchmarks.cases import CASES, OPERANDS, Case
 from benchmarks.gate import Gate, Verdict
 from benchmarks.implementations import Implementation, Skipped
-from benchmarks.report import Row
+from benchmarks.report import Report, Row
+from benchmarks.suite import Case, Suite
 
 
 @dataclass(frozen=True)
@@ -49,6 +41,7 @@ class Outcome:
 
 
 def measure(
+    suite: Suite,
     case: Case,
     threads: int,
     settings: Settings,
@@ -59,6 +52,7 @@ def measure(
     """Gate, memory and times of one case.
 
     Args:
+        suite: the benchmark
         case: what to measure
         threads: how many threads
         settings: how
@@ -68,18 +62,18 @@ def measure(
     with machine.threads(threads):
         # Two requests may come to the same plan.
         unique = {
-            (x.name, x.plan): x for x in implementations.select(case, settings.plans, settings.baselines)
+            (x.name, x.plan): x for x in implementations.select(suite, case, settings.plans, settings.baselines)
         }.values()
         if any(isinstance(x, Implementation) and x.compiled for x in unique):
             # Compiled code is kept by function and given up after a few shapes.
             torch.compiler.reset()
-        common = _common(case, threads)
+        table, common = Report.of(suite), _common(case, threads)
         rows = [
-            report.row(**common, implementation=x.name, plan=x.plan, note=f"not run: {x.reason}")
+            table.row(**common, implementation=x.name, plan=x.plan, note=f"not run: {x.reason}")
             for x in unique
             if isinstance(x, Skipped)
         ]
-        gate = Gate(case, settings.full_gate)
+        gate = Gate(suite, case, settings.full_gate)
         sound, failures, verdicts = [], [], {}
         for x in unique:
             if isinstance(x, Implementation):
@@ -90,18 +84,18 @@ def measure(
                 else:
                     failures.append(f"{case.name}: {x.label}: {wrong}")
                     note = f"not timed, it disagrees with the reference: {wrong}"
-                    rows.append(report.row(**common, implementation=x.name, plan=x.plan, note=note))
+                    rows.append(table.row(**common, implementation=x.name, plan=x.plan, note=note))
         del gate
-        peaks = {x.key: memory.peak_extra(case, x, threads) for x in sound} if settings.memory else {}
+        peaks = {x.key: memory.peak_extra(suite.name, case, x, threads) for x in sound} if settings.memory else {}
         for direction in settings.directions:
             timed, broken = _time(case, direction, sound, settings.rounds, deadline, tick)
             failures += [f"{case.name}: {label}: {error}" for label, error in broken.items()]
             new = [
-                _row(common, case, direction, x, timed, peaks.get(x.key, {}), verdicts[x.key])
+                _row(suite, common, case, direction, x, timed, peaks.get(x.key, {}), verdicts[x.key])
                 for x in sound
                 if x.label not in broken
             ]
-            report.add_ratios(new)
+            table.add_ratios(new)
             rows += new
     return Outcome(tuple(rows), tuple(failures))
 
@@ -115,16 +109,17 @@ def _time(
     tick: Callable[[], None],
 ) -> tuple[timing.Times[tuple[str, str]], dict[str, str]]:
     """Times of one direction, and the errors of what could not run at full size."""
-    operands, cotangent, geometry = case.operands(), case.cotangent(), case.geometry
-    needs = [name in case.needs for name in OPERANDS]
+    operands, cotangent = case.operands(), case.cotangent()
     prepared, broken = {}, {}
     for x in chosen:
-        # The default binds this implementation and not the last one.
-        calls = timing.steps(lambda *t, function=x.function: function(*t, geometry), operands, needs, cotangent)
+        calls = timing.steps(x.bind(case.static), operands, case.asked, cotangent)
         try:
-            prepared[x.key] = timing.prepare(calls[direction])
+            prepared[x.key] = (
+                timing.once(calls[direction]) if case.large else timing.prepare(calls[direction], x.compiled)
+            )
         except RuntimeError as error:
             broken[x.label] = f"{direction} raised {type(error).__name__}: {str(error).splitlines()[0]}"
+    rounds = 1 if case.large else rounds
     return timing.interleave(prepared, rounds, lambda: machine.peak(case.torch_dtype), deadline, tick), broken
 
 
@@ -132,7 +127,7 @@ def _common(case: Case, threads: int) -> Row:
     return {
         "case": case.name,
         "source": case.source,
-        "published": "yes" if case.published else "no",
+        "published": {True: "yes", False: "no", None: None}[case.published],
         "dtype": case.dtype,
         "needs": "+".join(case.needs),
         "threads": threads,
@@ -142,6 +137,7 @@ def _common(case: Case, threads: int) -> Row:
 
 
 def _row(
+    suite: Suite,
     common: Row,
     case: Case,
     direction: str,
@@ -152,7 +148,7 @@ def _row(
 ) -> Row:
     low, middle, high = times.quantiles(implementation.key)
     flops = implementations.work(implementation, case.needs, direction)
-    return report.row(
+    return Report.of(suite).row(
         **common,
         direction=direction,
         implementation=implementation.name,
@@ -167,12 +163,13 @@ def _row(
         peak_median_gflop_per_s=1e-9 * times.peak,
         peak_min_gflop_per_s=1e-9 * min(times.peaks),
         extra_mb=1e-6 * peaks[direction] if direction in peaks else None,
-        checked_batch=verdict.batch,
         error=verdict.value if direction == "forward" else verdict.gradient,
+        **{f"checked_{suite.unit}": verdict.checked},
     )
 
 
 def run(
+    suite: Suite,
     cases: Sequence[Case],
     threads: Iterable[int],
     settings: Settings,
@@ -183,14 +180,15 @@ def run(
     """Measure all cases on all thread counts, with a progress bar on the standard error.
 
     Args:
-        cases: what to measure
+        suite: the benchmark
+        cases: which of it
         threads: thread counts, each measured in turn for a case
         settings: how
         time_limit: seconds for all of it. Cases share it by their arithmetic; one that gets none is left out
         emit: called with the rows of every case as soon as they are there
     """
     jobs = [(case, count) for case in cases for count in threads]
-    weights = [_weight(case, count) for case, count in jobs]
+    weights = [_OVERHEAD + case.work / count for case, count in jobs]
     begin = time.perf_counter()
     rows: list[Row] = []
     failures: list[str] = []
@@ -205,11 +203,14 @@ def run(
                 left = begin + time_limit - now
                 deadline = now + left * weight / sum(weights[i:])
             if deadline <= time.perf_counter():
-                outcome = Outcome((report.row(**_common(case, count), note="not run: the time limit is used up"),), ())
+                note = "not run: the time limit is used up"
+                outcome = Outcome((Report.of(suite).row(**_common(case, count), note=note),), ())
             else:
                 step = weight / (settings.rounds * len(settings.directions))
                 done = bar.n
-                outcome = measure(case, count, settings, deadline=deadline, tick=lambda step=step: bar.update(step))
+                outcome = measure(
+                    suite, case, count, settings, deadline=deadline, tick=lambda step=step: bar.update(step)
+                )
                 bar.update(max(0.0, done + weight - bar.n))
             rows += outcome.rows
             failures += outcome.failures
@@ -221,27 +222,30 @@ def run(
 _BAR = "{desc} {percentage:3.0f}% |{bar}| {elapsed} elapsed, {remaining} left"
 
 
-def _weight(case: Case, threads: int) -> float:
-    """Share of a case in the whole run: the dense convolution's time, which dominates, plus what every case costs."""
-    pixels = case.batch * case.height * case.width
-    flops = 2.0 * pixels * case.inputs * case.outputs * case.nv * case.nu * case.kernel**2
-    return 1e10 + flops / threads
+_OVERHEAD = 1e10
+"""FLOPs that stand for what every case costs."""
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = options.parser("group_conv2d", __doc__)
-    parser.add_argument("--plans", default="best", help='"best", "all", or plans such as cpp:aggregate,cpp:direct')
+def _parser(suite: Suite) -> argparse.ArgumentParser:
+    parser = options.parser(suite.name, suite.description)
+    parser.add_argument("--plans", default="best", help='"best", "all", or plans such as cpp:aggregate')
     parser.add_argument("--baselines", default="all", help='"all", "none", or names separated by commas')
     parser.add_argument("--direction", choices=timing.DIRECTIONS, help="only this one")
     parser.add_argument("--time-limit", type=float, metavar="SECONDS", help="for the whole run, shared by the cases")
     parser.add_argument("--no-memory", action="store_true", help="do not measure memory (a process for each row)")
-    parser.add_argument("--full-gate", action="store_true", help="compare with the reference on the full batch")
-    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="bars of the ratio over the materialised way")
+    parser.add_argument("--full-gate", action="store_true", help="compare with the reference at full size")
+    parser.add_argument(
+        "--plot", type=Path, metavar="FILE.png", help=f"bars of the ratio over {suite.baselines[0].name}"
+    )
     parser.add_argument("--from-csv", type=Path, metavar="FILE", help="show and plot an earlier run instead of running")
+    if any(case.large for case in suite.cases):
+        parser.add_argument(
+            "--large", action="store_true", help="also cases of minutes; else only if --filter names no other"
+        )
     return parser
 
 
-def _run_and_show(cases: Sequence[Case], chosen: argparse.Namespace) -> Outcome:
+def _run_and_show(suite: Suite, cases: Sequence[Case], chosen: argparse.Namespace) -> Outcome:
     """Print and store the rows of each case as it ends."""
     settings = Settings(
         rounds=chosen.rounds,
@@ -251,40 +255,53 @@ def _run_and_show(cases: Sequence[Case], chosen: argparse.Namespace) -> Outcome:
         memory=not chosen.no_memory,
         full_gate=chosen.full_gate,
     )
+    table = Report.of(suite)
     print("\n".join(f"{name}: {value}" for name, value in machine.describe().items()), end="\n\n")
     with ExitStack() as stack:
-        writer = stack.enter_context(report.CsvWriter(chosen.csv)) if chosen.csv else None
+        writer = stack.enter_context(report.CsvWriter(chosen.csv, table.columns)) if chosen.csv else None
 
         def emit(rows: Sequence[Row]) -> None:
-            print(report.text(rows), end="\n\n", flush=True)
+            print(table.text(rows), end="\n\n", flush=True)
             if writer:
                 writer.write(rows)
 
-        return run(cases, chosen.threads, settings, time_limit=chosen.time_limit, emit=emit)
+        return run(suite, cases, chosen.threads, settings, time_limit=chosen.time_limit, emit=emit)
 
 
-def main(argv: Sequence[str] | None = None, table: Sequence[Case] = CASES) -> int:
+def _select(suite: Suite, chosen: argparse.Namespace) -> list[Case]:
+    """The cases whose name passes the filter; large ones only if asked for, or if no other passes."""
+    found = [case for case in suite.cases if options.matches(case.name, chosen.filter)]
+    return [case for case in found if chosen.list or not case.large or chosen.large] or (found if chosen.filter else [])
+
+
+def main(suite: Suite, argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status is 1 if an implementation disagrees with the reference."""
-    parser = _parser()
+    parser = _parser(suite)
     chosen = parser.parse_args(argv)
-    cases = [case for case in table if options.matches(case.name, chosen.filter)]
+    cases = _select(suite, chosen)
     if not cases:
         parser.error(f"--filter {chosen.filter!r} matches no case; --list prints their names")
     if chosen.list:
-        listing = [[case.name, "published" if case.published else "not published", case.source] for case in cases]
-        print(report.aligned([["case", "layer", "source"], *listing], range(3)))
+        print(_listing(cases))
         return 0
+    table = Report.of(suite)
     if chosen.from_csv:
-        rows = [row for row in report.read_csv(chosen.from_csv) if options.matches(str(row["case"]), chosen.filter)]
+        rows = [row for row in table.read_csv(chosen.from_csv) if options.matches(str(row["case"]), chosen.filter)]
         outcome = Outcome(tuple(rows), ())
-        print(report.text(rows))
+        print(table.text(rows))
     else:
         try:
-            outcome = _run_and_show(cases, chosen)
+            outcome = _run_and_show(suite, cases, chosen)
         except implementations.UnknownName as error:
             parser.error(str(error))
     if chosen.plot:
-        report.plot(outcome.rows, chosen.plot)
+        table.plot(outcome.rows, chosen.plot)
     for failure in outcome.failures:
         print(f"wrong: {failure}", file=sys.stderr)
     return 1 if outcome.failures else 0
+
+
+def _listing(cases: Sequence[Case]) -> str:
+    words = {True: "published", False: "not published", None: ""}
+    rows = [[case.name, words[case.published], case.source] for case in cases]
+    return report.aligned([["case", "layer", "source"], *rows], range(3))

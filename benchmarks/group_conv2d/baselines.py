@@ -9,17 +9,16 @@ product. Nothing here is shared with pgconv's own orders.
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-from benchmarks.cases import Case
+from benchmarks.group_conv2d.cases import Case
+from benchmarks.suite import Baseline
 from pgconv.ops.plan import costs
 from pgconv.spec import ConvGeometry
 
@@ -130,44 +129,31 @@ def _walk(geometry: ConvGeometry) -> tuple[Any, ...]:
     return geometry.kernel_size, geometry.stride, geometry.padding, geometry.dilation
 
 
-@dataclass(frozen=True)
-class Baseline:
-    """One way: how to make its function, what it costs and when it cannot run.
+def _flops(order: str, window: bool) -> Callable[[Case], float]:
+    """Of the order whose arithmetic a way has, over the k x k window or over the taps in the disc."""
 
-    Attributes:
-        name: short, names a column
-        make: the function, made once for a case
-        order: the evaluation order whose arithmetic it has
-        window: whether that arithmetic runs over the k x k window instead of the taps in the disc
-        elements: size of its largest intermediate
-        compiled: whether its first call compiles
-    """
-
-    name: str
-    make: Callable[[], Callable[..., torch.Tensor]]
-    order: str
-    window: bool
-    elements: Callable[[Case], int]
-    compiled: bool = False
-
-    def flops(self, case: Case) -> float:
-        """Of one forward pass."""
+    def flops(case: Case) -> float:
         facts = case.facts()
-        if self.window:
+        if window:
             sizes = dict(facts.sizes) | {"T": case.kernel**2}
             facts = replace(facts, sizes=tuple(sizes.items()))
-        return costs(facts)[self.order].flops
+        return costs(facts)[order].flops
 
-    def why_not(self, case: Case) -> str | None:
-        """Reason why it does not run the case, or None."""
-        size = self.elements(case) * case.torch_dtype.itemsize
+    return flops
+
+
+def _refuses(elements: Callable[[Case], int]) -> Callable[[Case], str | None]:
+    """Reason of a way whose largest intermediate has so many elements."""
+
+    def refuses(case: Case) -> str | None:
+        size = elements(case) * case.torch_dtype.itemsize
         if size > MEMORY_LIMIT:
             return f"its intermediate of {size / 1e9:.1f} GB is above the limit of {MEMORY_LIMIT / 1e9:.0f} GB"
         if case.dtype == "bfloat16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
             return "the vendor's convolution has no bfloat16 on this CPU"
-        if self.compiled and not any(shutil.which(x) for x in (os.environ.get("CXX", "g++"), "clang++", "c++")):
-            return "torch.compile needs a C++ compiler"
         return None
+
+    return refuses
 
 
 def _kernel_elements(case: Case) -> int:
@@ -189,9 +175,11 @@ def _window_elements(case: Case) -> int:
     return max(_pixels(case) * columns, case.batch * case.outputs * case.nu * columns)
 
 
+_DENSE = _flops("materialize", True), _refuses(_kernel_elements)
+
 BASELINES: tuple[Baseline, ...] = (
-    Baseline("materialised", lambda: materialised, "materialize", True, _kernel_elements),
-    Baseline("compiled", Compiled, "materialize", True, _kernel_elements, compiled=True),
-    Baseline("factored", lambda: factored, "aggregate", True, _moment_elements),
-    Baseline("disc", lambda: disc, "direct", False, _window_elements),
+    Baseline("materialised", lambda: materialised, *_DENSE),
+    Baseline("compiled", Compiled, *_DENSE, compiled=True),
+    Baseline("factored", lambda: factored, _flops("aggregate", True), _refuses(_moment_elements)),
+    Baseline("disc", lambda: disc, _flops("direct", False), _refuses(_window_elements)),
 )

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import torch
 
+from benchmarks import suite
 from pgconv.ops._define import FAMILIES
 from pgconv.spec import ConvGeometry, Facts
 
-OPERANDS = ("f", "phi", "weight")
-
 
 @dataclass(frozen=True)
-class Case:
+class Case(suite.Case):
     """One call of ``group_conv2d`` and the gradients asked for.
 
     Attributes:
@@ -42,6 +42,9 @@ class Case:
         needs: operands whose gradient is asked for
     """
 
+    OPERANDS: ClassVar[tuple[str, ...]] = ("f", "phi", "weight")
+    large: ClassVar[bool] = False
+
     layer: str
     source: str
     published: bool
@@ -58,7 +61,7 @@ class Case:
     padding: str = "same"
     per_example: bool = False
     dtype: str = "float32"
-    needs: tuple[str, ...] = OPERANDS
+    needs: tuple[str, ...] = ("f", "phi", "weight")
 
     @property
     def name(self) -> str:
@@ -77,7 +80,7 @@ class Case:
         parts += ["valid"] if self.padding != "same" else []
         parts += ["perexample"] if self.per_example else []
         parts += [self.dtype] if self.dtype != "float32" else []
-        parts += [] if self.needs == OPERANDS else ["grad", *self.needs]
+        parts += [] if self.needs == self.OPERANDS else ["grad", *self.needs]
         return "-".join(parts)
 
     @property
@@ -90,12 +93,22 @@ class Case:
         return self.batch if self.per_example else 1
 
     @property
-    def torch_dtype(self) -> torch.dtype:
-        return getattr(torch, self.dtype)
-
-    @property
     def geometry(self) -> ConvGeometry:
         return ConvGeometry.make("benchmark", self.kernel, 1, self.padding, 1, "disc")
+
+    @property
+    def static(self) -> ConvGeometry:
+        return self.geometry
+
+    @property
+    def checked(self) -> int:
+        return self.batch
+
+    @property
+    def work(self) -> float:
+        """Of the dense convolution."""
+        pixels = self.batch * self.height * self.width
+        return 2.0 * pixels * self.inputs * self.outputs * self.nv * self.nu * self.kernel**2
 
     @property
     def shapes(self) -> tuple[tuple[int, ...], ...]:
@@ -108,13 +121,12 @@ class Case:
         )
 
     def facts(self) -> Facts:
-        """What planner and backends see of the call."""
         # Never written, so nothing of it takes memory.
         operands = (torch.empty(shape, dtype=self.torch_dtype) for shape in self.shapes)
         return FAMILIES["group_conv2d"].facts(*operands, self.geometry)
 
     def operands(self) -> list[torch.Tensor]:
-        """f, phi and weight, the same at every call; a result has a variance near 1."""
+        """f, phi and weight; a result has a variance near 1."""
         generator = torch.Generator().manual_seed(0)
         f, phi, weight = (torch.randn(shape, generator=generator) for shape in self.shapes)
         phi = phi.sin()
@@ -124,20 +136,24 @@ class Case:
         return [x.to(self.torch_dtype) for x in (f, phi, weight)]
 
     def cotangent(self) -> torch.Tensor:
-        """Gradient of the result, the same at every call."""
         size = self.geometry.out_size(self.height, self.width)
         generator = torch.Generator().manual_seed(1)
         return torch.randn(self.batch, self.outputs, self.nu, *size, generator=generator).to(self.torch_dtype)
 
+    def shrink(self, limit: float) -> Case:
+        """With the largest batch whose sum over the taps stays below the limit; at least one image, or two where every image
+        has a kernel of its own."""
+        _, _, _, taps, _ = self.shapes[1]
+        rows, columns = self.geometry.out_size(self.height, self.width)
+        image = 2.0 * self.inputs * self.outputs * self.nv * self.nu * taps * rows * columns
+        return replace(self, batch=min(self.batch, max(self._least, int(limit // image))))
 
-def shrink(case: Case, limit: float) -> Case:
-    """The case with the largest batch whose sum over the taps stays below ``limit`` FLOPs; at least one image, or two where
-    every image has a kernel of its own."""
-    _, _, _, taps, _ = case.shapes[1]
-    rows, columns = case.geometry.out_size(case.height, case.width)
-    image = 2.0 * case.inputs * case.outputs * case.nv * case.nu * taps * rows * columns
-    batch = max(2 if case.per_example else 1, int(limit // image))
-    return replace(case, batch=min(case.batch, batch))
+    def tiny(self) -> Case:
+        return replace(self, batch=self._least, height=self.kernel, width=self.kernel)
+
+    @property
+    def _least(self) -> int:
+        return 2 if self.per_example else 1
 
 
 _GCNN13 = Case(

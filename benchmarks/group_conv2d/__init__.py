@@ -1,0 +1,32 @@
+"""The image convolution: pgconv's plans against other people's ways, interleaved in one run.
+
+Every implementation is first compared with the float64 reference; one that disagrees is not timed and the exit status is 1. Ratios
+"x NAME" say how many times faster than that baseline a row is. GFLOP/s and percent of peak count the arithmetic of the row's own
+evaluation order (see benchmarks.implementations.work); the peak is measured
+in every round. Times include the allocation of results. MB is the peak memory beyond the operands, in a process of its own.
+
+THP_MEM_ALLOC_ENABLE=1 in the environment backs large tensors with huge pages, for all implementations alike.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+
+import pgconv
+from benchmarks import engine
+from benchmarks.group_conv2d.baselines import BASELINES
+from benchmarks.group_conv2d.cases import CASES, Case
+from benchmarks.suite import Suite
+from pgconv.spec import ConvGeometry
+
+
+def call(f: torch.Tensor, phi: torch.Tensor, weight: torch.Tensor, geometry: ConvGeometry, plan: str) -> torch.Tensor:
+    """pgconv's operator."""
+    return pgconv.ops.group_conv2d(f, phi, weight, str(geometry), plan)
+
+
+SUITE = Suite("group_conv2d", __doc__, Case, CASES, BASELINES, call, "reference:direct", "batch")
+
+main = partial(engine.main, SUITE)

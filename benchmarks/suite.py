@@ -1,0 +1,151 @@
+"""What the engine knows of a benchmark: an operator of pgconv, the cases it is measured on and other people's ways to compute them.
+
+The functions of a benchmark all have one signature, ``function(*operands, static)``: the differentiable tensors by position, then
+whatever else the call needs (``Case.static``).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, ClassVar
+
+import torch
+
+from pgconv.spec import Facts
+
+Function = Callable[..., torch.Tensor]
+
+
+class Case(ABC):
+    """One call and the gradients asked for; a frozen dataclass of numbers, words and tuples.
+
+    Attributes:
+        OPERANDS: names of the differentiable tensors
+        source: what it stands for
+        published: whether a published network has this layer, None where that is not the question
+        dtype: of all operands
+        needs: operands whose gradient is asked for
+        large: takes minutes: runs only when asked for, once and without a call before
+    """
+
+    OPERANDS: ClassVar[tuple[str, ...]]
+    source: str
+    published: bool | None
+    dtype: str
+    needs: tuple[str, ...]
+    large: bool
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """Unique, made of the fields."""
+
+    @property
+    @abstractmethod
+    def static(self) -> Any:
+        """Last argument of the functions."""
+
+    @property
+    @abstractmethod
+    def checked(self) -> int:
+        """How much of a problem it is, in the suite's unit."""
+
+    @property
+    @abstractmethod
+    def work(self) -> float:
+        """FLOPs that stand for the time of its slowest baseline: its share of the progress and of the time limit."""
+
+    @abstractmethod
+    def facts(self) -> Facts:
+        """What planner and backends see of the call."""
+
+    @abstractmethod
+    def operands(self) -> list[torch.Tensor]:
+        """The tensors, the same at every call."""
+
+    @abstractmethod
+    def cotangent(self) -> torch.Tensor:
+        """Gradient of the result, the same at every call."""
+
+    @abstractmethod
+    def shrink(self, limit: float) -> Case:
+        """The same on fewer images or points, with about ``limit`` FLOPs in a forward pass."""
+
+    @abstractmethod
+    def tiny(self) -> Case:
+        """The smallest call that loads the same code."""
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        return getattr(torch, self.dtype)
+
+    @property
+    def asked(self) -> list[bool]:
+        """For each operand, whether its gradient is asked for."""
+        return [name in self.needs for name in self.OPERANDS]
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """One way to compute the cases in plain PyTorch.
+
+    Attributes:
+        name: short, names a column
+        make: the function, made once for a case; a compiled one takes torch.compile's backend
+        flops: of one forward pass, by its own arithmetic
+        refuses: reason why it does not run a case, or None
+        compiled: whether its first call compiles
+        backward: its backward pass in forward passes: two products for each, and one more if it computes them again
+    """
+
+    name: str
+    make: Callable[..., Function]
+    flops: Callable[[Any], float]
+    refuses: Callable[[Any], str | None]
+    compiled: bool = False
+    backward: float = 2.0
+
+    def why_not(self, case: Case) -> str | None:
+        """Reason why it does not run the case here, or None."""
+        reason = self.refuses(case)
+        if reason is None and self.compiled and not any(map(shutil.which, _COMPILERS)):
+            return "torch.compile needs a C++ compiler"
+        return reason
+
+
+_COMPILERS = (os.environ.get("CXX", "g++"), "clang++", "c++")
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A benchmark.
+
+    Attributes:
+        name: of the operator, the command and the package below ``benchmarks``
+        description: for ``--help``
+        case: class of the cases
+        cases: what is measured
+        baselines: others' ways; plots and ratios begin with the first
+        call: pgconv's way, ``call(*operands, static, plan)``
+        reference: plan of the definition, which the gate runs in float64
+        unit: what ``Case.checked`` counts
+    """
+
+    name: str
+    description: str
+    case: type[Case]
+    cases: tuple[Case, ...]
+    baselines: tuple[Baseline, ...]
+    call: Function
+    reference: str
+    unit: str
+
+
+def get(name: str) -> Suite:
+    """The suite of that name."""
+    return import_module(f"benchmarks.{name}").SUITE
