@@ -32,7 +32,7 @@ def call(
     plan: str,
 ) -> torch.Tensor:
     """pgconv's operator."""
-    lists = static.index, static.rowptr
+    lists = static.index, static.rowptr, None
     return pgconv.ops.point_conv(f, v, u, params, weight, None, *lists, str(static.spec), static.depthwise, plan)
 
 

@@ -136,7 +136,7 @@ class Case(suite.Case):
         empty = [torch.empty(shape, dtype=self.torch_dtype) for shape in shapes]
         index = torch.empty(self.pairs, dtype=torch.long) if self.neighbors else None
         rowptr = torch.empty(self.sets * self.nu + 1, dtype=torch.long) if self.neighbors else None
-        return FAMILIES["point_conv"].facts(*empty, None, index, rowptr, self.spec, self.depthwise)
+        return FAMILIES["point_conv"].facts(*empty, None, index, rowptr, None, self.spec, self.depthwise)
 
     @property
     def _shapes(self) -> tuple[tuple[int, ...], ...]:

@@ -102,7 +102,7 @@ class PointLift(nn.Module):
             reason = plain.invalid(g)
             if reason is not None:
                 raise ValueError(
-                    f"PointLift: x has a point that no element of {plain.name} reaches ({reason}); move or mask it beforehand"
+                    f"PointLift: x has a point that no element of {plain.name} reaches ({reason}); move it or leave it out"
                 )
         h = plain.isotropy(n, **like)
         if self.training:

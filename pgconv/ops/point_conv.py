@@ -16,11 +16,9 @@ _TENSORS = ("f", "v", "u", "params", "weight", "bias?", "index?", "rowptr?", "fi
 
 
 def _facts(f, v, u, params, weight, bias, index, rowptr, first, spec: FeatureSpec, depthwise: bool) -> Facts:
-    lists = Lists(index, rowptr, first)
-    listed = lists.pairs()
-    pairs = f.shape[0] * u.shape[1] * f.shape[1]
-    if listed is not None:
-        pairs = listed * (f.shape[0] if lists.shared(u.shape[1]) else 1)
+    lists, batch, nu = Lists(index, rowptr, first), f.shape[0], u.shape[1]
+    listed, shared = lists.pairs(), lists.shared(nu)
+    pairs = batch * nu * f.shape[1] if listed is None else listed * (batch if shared else 1)
     sizes = (
         ("B", f.shape[0]),
         ("Nv", f.shape[1]),
@@ -28,7 +26,7 @@ def _facts(f, v, u, params, weight, bias, index, rowptr, first, spec: FeatureSpe
         ("C", f.shape[2]),
         ("O", weight.shape[0]),
         ("Hb", weight.shape[-1] + (bias is not None)),
-        ("S", max(v.shape[0], u.shape[0])),
+        ("S", max(v.shape[0], u.shape[0]) if shared else batch),
         ("pairs", pairs),
         ("depthwise", int(depthwise)),
         ("lists", 0 if lists.dense else 1 if rowptr is None else 2),
