@@ -70,7 +70,8 @@ class PointLift(nn.Module):
         self.group = Orbits(self._plain, self._plain.orbit_dim) if self._plain.orbit_dim else self._plain
         if group != self._plain and group != self.group:
             raise ValueError(
-                f"PointLift: group must be {self._plain.name}, whose orbits have {self._plain.orbit_dim} coordinates, received {group.name}"
+                f"PointLift: group must be {self._plain.name}, whose orbits have {self._plain.orbit_dim} coordinates, "
+                f"received {group.name}"
             )
 
     def forward(
