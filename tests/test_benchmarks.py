@@ -198,10 +198,11 @@ def test_work_of_points_against_a_count_by_hand():
     many = replace(CLOUD, nv=700, nu=500)
     found = costs(many.facts(), "backward")["aggregate"].flops
     assert found == 2 * 350000 * (3 * net + 2 * 2 * 4 * 6) + 3 * 2 * 700 * head
-    # One kernel value for both examples: before the sum for those who build it.
+    # One kernel value for both examples; backward three products with it, its gradient and the signal's.
     shared = replace(CLOUD, shared=True, depthwise=True, outputs=3)
-    assert point_conv.BASELINES[0].flops(shared) == 35 * (net + 2 * 6 * 3 + 2 * 2 * 3)
-    assert shared.flops == 35 * (net + 2 * 2 * 6 * 3) + 2 * 5 * 2 * 6 * 3
+    assert point_conv.BASELINES[0].flops(shared) == shared.flops == 35 * (net + 2 * 6 * 3 + 2 * 2 * 3)
+    found = costs(shared.facts(), "backward")["aggregate"].flops
+    assert found == 35 * (3 * net + 3 * 2 * 6 * 3 + 2 * 2 * 2 * 3)
     lists = replace(CLOUD, neighbors=3)
     assert lists.flops == 2 * 15 * (net + 2 * 3 * 6) + 2 * 5 * head
 

@@ -29,6 +29,10 @@ SHAPES = {
     "wide": ("SO(3)", "product", "convolution", 2, 1, 1, 20, 9, 65, 33, 128, 5, "sin", None, False, True),
     "depthwise": ("SE(3)", "product", "correlation", 2, 2, 2, 70, 33, 19, 19, 12, 3, "sin", None, True, True),
     "depthwise-shared": ("Sim(2)", "lie", "convolution", 3, 1, 1, 130, 5, 32, 32, 32, 3, "silu", None, True, False),
+    # One value of the kernel for all images: blocks of 8, 2 and 1 of them, several slabs of inputs.
+    "depthwise-images": ("SE(2)", "product", "convolution", 11, 1, 1, 300, 37, 19, 19, 12, 3, "sin", None, True, True),
+    "depthwise-csr": ("T(3)", "product", "correlation", 10, 1, 1, 90, 71, 33, 33, 9, 2, "silu", "csr", True, True),
+    "depthwise-runs": ("O(2)", "embed", "convolution", 2, 1, 1, 190, 71, 3, 3, 8, 3, "sin", "runs", True, False),
     "csr": ("SE(2)", "product", "convolution", 2, 2, 2, 90, 71, 5, 6, 8, 3, "sin", "csr", False, True),
     "csr-shared": ("T(3)", "product", "convolution", 3, 1, 1, 90, 71, 33, 16, 32, 3, "silu", "csr", False, True),
     # Few channels to many outputs: the gradients on the problem itself, else on its adjoint.

@@ -35,7 +35,7 @@ struct Kernels {
                             int64_t end, T* workspace, double* totals, double* grad_v, double* grad_u);
 
   ConvKernels<T> conv;
-  PointKernels<T> point;
+  PointKernels<T> point, point_values;
 
   // Multiply-adds on registers alone, for the machine's peak: FLOPs done.
   int64_t (*fma_loop)(int64_t rounds);

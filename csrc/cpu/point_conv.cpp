@@ -24,6 +24,13 @@ struct PointCall {
   int64_t B, C, O, Nv, Nu, sets, pairs;  // pairs: of all sets
 
   int64_t images() const { return B / sets; }
+  // Whether one value of the kernel serves several images; then it costs less than moments of each, see point_values_impl.h.
+  bool by_values() const { return depthwise && images() > 1; }
+  template <class T>
+  const PointKernels<T>& kernels_of() const {
+    const auto& table = pgconv::kernels_of<T>(this->table);
+    return by_values() ? table.point_values : table.point;
+  }
   template <class T>
   PointProblem<T> problem(const PreparedElements<T>& elements, const T* packed) const;
   int64_t threads() const;
@@ -141,7 +148,7 @@ Range rows_of_part(const PointProblem<T>& p, int64_t s, int64_t parts, int64_t p
 
 template <class T>
 void forward(const PointCall& call, Tensor& out) {
-  const auto& kernels = kernels_of<T>(call.table).point;
+  const auto& kernels = call.kernels_of<T>();
   PreparedElements<T> elements(call.table, call.features, call.v, call.u);
   auto packed = pack_params<T>(call.table, call.features.shape, call.params);
   PointProblem<T> p = call.problem<T>(elements, packed.get());
@@ -252,6 +259,7 @@ PointProblem<T> adjoint_of(PointProblem<T> p, const Neighborhoods& pairs) {
 
 // Whether the gradients take less arithmetic on the adjoint problem, see point_conv_impl.h.
 bool prefer_adjoint(const PointCall& call, PointNeeds needs) {
+  if (call.by_values()) return false;
   double C = double(call.C), O = double(call.depthwise ? 1 : call.O), pairs = double(call.pairs * call.images());
   double straight = (needs.f + needs.features + needs.head) * C;
   double adjoint = ((needs.f || needs.head) + needs.features) * double(call.O);
@@ -262,7 +270,7 @@ bool prefer_adjoint(const PointCall& call, PointNeeds needs) {
 template <class T>
 void backward(const PointCall& call, const Tensor& grad, PointNeeds needs, PointGrads& grads) {
   const auto& table = kernels_of<T>(call.table);
-  const auto& kernels = table.point;
+  const auto& kernels = call.kernels_of<T>();
   PreparedElements<T> elements(call.table, call.features, call.v, call.u);
   auto packed = pack_params<T>(call.table, call.features.shape, call.params);
   int64_t threads = call.threads();
@@ -279,7 +287,7 @@ void backward(const PointCall& call, const Tensor& grad, PointNeeds needs, Point
   int64_t head_size = kernels.head_size(p), sums_size = kernels.head_adjoint_size(p);
   Workspace heads(size_t(head_size + sums_size) * sizeof(T));
   T *head = heads.as<T>(), *head_adjoint = head + head_size;
-  if (needs.outputs) kernels.pack_head(p, weight, bias, head);
+  if (needs.outputs || call.by_values()) kernels.pack_head(p, weight, bias, head);
   kernels.pack_head_adjoint(p, weight, bias, head_adjoint);
   p.head = head;
   p.head_adjoint = head_adjoint;

@@ -7,7 +7,7 @@
 // With L hidden layers a pair takes 2 H (D + (L - 1) H) FLOPs for its features and 2 C H for its moments, an output 2 O C H.
 // Backward, 3 times the former and 3 times the latter (M for the head's gradient, the signal's and the features' gradients);
 // or on the adjoint problem, whose moments P[j][o][h] = sum_i phi g[i, o] give the head's and the signal's gradients at
-// once, 3 times the former and twice 2 O H.
+// once, 3 times the former and twice 2 O H. Depthwise with several images: point_values_impl.h.
 #pragma once
 
 #include "gemm.h"

@@ -5,7 +5,7 @@
 #include "direct_impl.h"
 #include "features_impl.h"
 #include "isa.h"
-#include "point_conv_impl.h"
+#include "point_values_impl.h"
 #include "spectral_aggregate_impl.h"
 
 namespace pgconv {
@@ -122,7 +122,7 @@ struct Entries {
                                          Net<T>::pack, Net<T>::unpack_totals, Net<T>::forward, Net<T>::backward,
                                          prepare, prepare_backward,
                                          PairFeatures<T>::forward, PairFeatures<T>::backward,
-                                         conv, PointConv<T>::kernels, fma_loop,
+                                         conv, PointConv<T>::kernels, PointValues<T>::kernels, fma_loop,
                                          activation, coordinates, coordinates_backward};
 };
 

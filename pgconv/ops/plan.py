@@ -185,6 +185,13 @@ def _point_conv(facts: Facts, backward: bool) -> dict[str, Cost]:
     head = 2 * n["Hb"] * n["C"] * (1 if n["depthwise"] else n["O"])
     signal, result = word * inputs * n["C"], word * outputs * n["O"]
     lists = 8 * n["pairs"] if n["lists"] else 0
+    if n["depthwise"] and n["S"] < n["B"]:
+        # Values of the kernel once for all examples of a set, a multiply-add for each; backward their gradient is summed, too.
+        values = channel * n["C"] * max(n["S"], 1) / n["B"]
+        sums = 2 * n["pairs"] * n["C"]
+        times = (3, 3, 2) if backward else (1, 1, 1)
+        flops = sum(t * x for t, x in zip(times, (net, values, sums)))
+        return {"aggregate": Cost(flops, (2 if backward else 1) * signal + result + lists)}
     if not backward:
         return {"aggregate": Cost(net + channel * n["C"] + head * outputs, signal + result + lists)}
     # All gradients. Features are computed again, and the net's two products reversed. Three products with the moments of the
