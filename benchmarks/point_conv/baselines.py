@@ -10,7 +10,7 @@ computed again in the backward pass. Nothing here is shared with pgconv's own or
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
