@@ -29,7 +29,7 @@ static int index_of(const std::string& name, const std::vector<std::string>& nam
   throw std::invalid_argument("unknown name " + name);
 }
 
-// Value and derivative; for "sin" the argument is in turns and the derivative is the cosine.
+// Value and derivative; for "sin" the argument is in half turns and the derivative is the cosine.
 template <class T>
 static std::tuple<Array<T>, Array<T>> activation(const std::string& level, const std::string& name, Array<T> x) {
   Array<T> y(x.size()), dy(x.size());

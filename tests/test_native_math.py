@@ -12,7 +12,7 @@ from pgconv import groups
 native = pytest.importorskip("pgconv._lib._testing", reason="built without the test module")
 
 LEVELS = native.levels()
-TWO_PI = 2 * np.longdouble("3.14159265358979323846264338327950288")
+PI = np.longdouble("3.14159265358979323846264338327950288")
 
 # Largest error of value and derivative per activation: absolute for bounded functions, relative to max(1, |x|) for the others.
 BOUNDS = {
@@ -22,10 +22,10 @@ BOUNDS = {
 
 
 def exact(name: str, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Value and derivative in extended precision (gelu: double); "sin" takes turns, its derivative is the cosine."""
+    """Value and derivative in extended precision (gelu: double); "sin" takes half turns, its derivative is the cosine."""
     x = x.astype(np.longdouble)
     if name == "sin":
-        angle = TWO_PI * (x - np.round(x))
+        angle = PI * (x - 2 * np.round(x / 2))
         return np.sin(angle), np.cos(angle)
     if name == "relu":
         return np.maximum(x, 0), (x > 0).astype(np.longdouble)

@@ -11,11 +11,11 @@ namespace PGCONV_ISA {
 
 template <class S>
 struct Coefficients;
-// sin: sin(2 pi z) / z in z^2 for |z| <= 1/4;
+// sin: sin(pi z) / z in z^2 for |z| <= 1/2;
 // exp2m1: (2^f - 1) / f for |f| <= 1/2;  erfcx: e^(z^2) erfc(z) / t in 2 t - 1 with t = 1 / (1 + z/2), z >= 0.
 template <>
 struct Coefficients<float> {
-  static constexpr float sin[5] = {6.28318528f, -41.3416806f, 81.6024764f, -76.5811726f, 39.7598271f};
+  static constexpr float sin[5] = {3.14159264f, -5.167710075f, 2.5500773875f, -0.59829041094f, 0.0776559123f};
   static constexpr float exp2m1[6] = {0.693147188f,  0.240226508f,   0.0555035711f,
                                       0.00961808256f, 0.00133908634f, 0.000154531629f};
   static constexpr float erfcx[11] = {0.510791353f,    0.343580313f,   0.139735946f,     0.0182217491f,
@@ -24,10 +24,10 @@ struct Coefficients<float> {
 };
 template <>
 struct Coefficients<double> {
-  static constexpr double sin[10] = {6.283185307179586477,  -41.34170224039976023,  81.60524927607505097,
-                                     -76.70585975306072309, 42.05869394482870141,   -15.09464257270197422,
-                                     3.81995243486680902,   -0.718118921891065832,  0.1041830908706464838,
-                                     -0.01168308288130749242};
+  static constexpr double sin[10] = {3.14159265358979323850, -5.16771278004997002875, 2.55016403987734534281,
+                                     -0.599264529320786899141, 0.0821458866109935574414, -0.00737043094370213584961,
+                                     0.000466302787459327272949, -0.0000219152503018513742676,
+                                     7.94853903737232084656E-7, -2.22837121606969688797E-8};
   static constexpr double exp2m1[12] = {0.693147180559945309,    0.240226506959100712,    0.055504108664821627,
                                         0.00961812910762847949,  0.00133335581464064707,  0.000154035303933707334,
                                         0.0000152527338415567726, 1.32154868087055628e-6, 1.01780570877339411e-7,
@@ -43,58 +43,59 @@ struct Coefficients<double> {
       1.13181058966230789e-9,   -3.35694007732273846e-10, -1.83944415295980646e-10,  8.36359349751930537e-11};
 };
 
-// sin(2 pi t): 1.6e-7 (1.8e-7 without fused multiply-add). Beyond a quarter turn sin(2 pi r) = sin(2 pi (+-1/2 - r)), a
-// subtraction that is exact; sin(0) is 0 exactly, which padded features rely on.
+// sin(pi t): 1.6e-7 (1.8e-7 without fused multiply-add). t = n + r with an exact r, and every half turn changes the sign;
+// sin(0) is 0 exactly, which padded features rely on.
 template <class T>
 PGCONV_INLINE T sin_of_fraction(T r) {
+  return r * horner(Coefficients<Scalar<T>>::sin, r * r);
+}
+
+template <class T>
+PGCONV_INLINE T sin_half_turns(T t) {
+  T n = round_nearest(t);
+  return negate_if_odd(n, sin_of_fraction(t - n));
+}
+
+// The cosine is the sine a quarter turn further, of the same polynomial: cos(pi r) = sin(pi (1/2 - |r|)).
+template <class T>
+PGCONV_INLINE void sincos_half_turns(T t, T& sine, T& cosine) {
+  T n = round_nearest(t), r = t - n;
+  sine = negate_if_odd(n, sin_of_fraction(r));
+  cosine = negate_if_odd(n, sin_of_fraction(Scalar<T>(0.5) - absolute(r)));
+}
+
+// 2^(n + f) - 1 = scale - 1 + scale * rest with n whole and |f| <= 1/2. scale is a power of two.
+template <class T>
+PGCONV_INLINE void power_parts(T n, T f, T& scale, T& rest) {
+  scale = power_of_two(n);
+  rest = f * horner(Coefficients<Scalar<T>>::exp2m1, f);
+}
+
+// e^x for |x| <= 87 (clamped beyond; float), 700 (double). The relative error grows with |x|, as the exponent is rounded: for where
+// e^x does not matter when it is large, and small values need no relative accuracy.
+template <class T>
+PGCONV_INLINE T exponential(T x) {
   using S = Scalar<T>;
-  T half = select(r < S(0), broadcast<T>(S(-0.5)), broadcast<T>(S(0.5)));
-  T z = select(absolute(r) < S(0.25), r, half - r);
-  return z * horner(Coefficients<S>::sin, z * z);
+  constexpr S limit = sizeof(S) == 4 ? S(125.5) : S(1010);
+  T t = clamp(x * S(1.4426950408889634), -limit, limit);
+  T n = round_nearest(t), scale, rest;
+  power_parts(n, t - n, scale, rest);
+  return scale + scale * rest;
 }
 
+// e^x - 1 in the same range, with full relative accuracy.
 template <class T>
-PGCONV_INLINE T sin_turns(T t) {
-  return sin_of_fraction(t - round_nearest(t));
-}
-
-// The cosine is the sine a quarter turn further, of the same polynomial: cos(2 pi r) = sin(2 pi (1/4 - |r|)).
-template <class T>
-PGCONV_INLINE void sincos_turns(T t, T& sine, T& cosine) {
-  using S = Scalar<T>;
-  T r = t - round_nearest(t);
-  T w = S(0.25) - absolute(r);
-  sine = sin_of_fraction(r);
-  cosine = w * horner(Coefficients<S>::sin, w * w);
-}
-
-// e^x - 1 = scale - 1 + scale * rest for |x| <= 87 (clamped beyond; float), 700 (double). scale is a power of two.
-template <class T>
-PGCONV_INLINE void exp_parts(T x, T& scale, T& rest) {
+PGCONV_INLINE T exponential_minus_one(T x) {
   using S = Scalar<T>;
   constexpr S limit = sizeof(S) == 4 ? S(87) : S(700);
-  x = select(x > limit, broadcast<T>(limit), select(x < -limit, broadcast<T>(-limit), x));
+  x = clamp(x, -limit, limit);
   T n = round_nearest(x * S(1.4426950408889634));
   // Cody-Waite: n * high is exact, high having 11 (float) or 21 (double) trailing zero bits.
   constexpr S high = sizeof(S) == 4 ? S(0.693145751953125) : S(0.69314718036912381649);
   constexpr S low = sizeof(S) == 4 ? S(1.42860682030941723e-6) : S(1.90821492927058770002e-10);
-  T f = ((x - n * high) - n * low) * S(1.4426950408889634);
-  scale = power_of_two(n);
-  rest = f * horner(Coefficients<S>::exp2m1, f);
-}
-
-template <class T>
-PGCONV_INLINE T exponential(T x) {
   T scale, rest;
-  exp_parts(x, scale, rest);
-  return scale + scale * rest;
-}
-
-template <class T>
-PGCONV_INLINE T exponential_minus_one(T x) {
-  T scale, rest;
-  exp_parts(x, scale, rest);
-  return (scale - Scalar<T>(1)) + scale * rest;
+  power_parts(n, ((x - n * high) - n * low) * S(1.4426950408889634), scale, rest);
+  return (scale - S(1)) + scale * rest;
 }
 
 // An activation's argument is scale() times the pre-activation z, and its derivative is with respect to
@@ -104,14 +105,14 @@ struct Act;
 
 template <>
 struct Act<kSin> {
-  static constexpr double kScale = 0.5 / kPi;  // times omega0: phases in turns
+  static constexpr double kScale = 1 / kPi;  // times omega0: phases in half turns
   template <class T>
   PGCONV_INLINE T value(T t) {
-    return sin_turns(t);
+    return sin_half_turns(t);
   }
   template <class T>
   PGCONV_INLINE void both(T t, T& y, T& dy) {
-    sincos_turns(t, y, dy);
+    sincos_half_turns(t, y, dy);
   }
 };
 

@@ -61,8 +61,8 @@ PGCONV_INLINE void inverse_mean_exponential(T re, T im, T* c, T* dc) {
   T slope[2] = {S(2) * (re * q[0] - im * q[1]) - S(0.5), S(2) * (re * q[1] + im * q[0])};
 
   T sine, cosine, half, unused;
-  sincos_turns(im * S(0.5 / kPi), sine, cosine);
-  sincos_turns(im * S(0.25 / kPi), half, unused);
+  sincos_half_turns(im * S(1 / kPi), sine, cosine);
+  sincos_half_turns(im * S(0.5 / kPi), half, unused);
   T m = Real ? exponential_minus_one(re) : T{};
   T e[2] = {m * cosine - S(2) * half * half, (m + S(1)) * sine};  // e^z - 1 without cancellation
   T zero_safe = select(small, broadcast<T>(1), e[0] * e[0] + e[1] * e[1]);
@@ -138,7 +138,7 @@ struct Planar {
       T a = g[angle];
       if (chart == kEmbed) {
         T sine, cosine;
-        sincos_turns(a * S(0.5 / kPi), sine, cosine);
+        sincos_half_turns(a * S(1 / kPi), sine, cosine);
         x[n++] = cosine;
         x[n++] = sine;
       } else if (chart == kRelease) {
@@ -158,7 +158,7 @@ struct Planar {
     if (Rotation) {
       if (chart == kEmbed) {
         T sine, cosine;
-        sincos_turns(g[angle] * S(0.5 / kPi), sine, cosine);
+        sincos_half_turns(g[angle] * S(1 / kPi), sine, cosine);
         gg[angle] += cosine * gx[1] - sine * gx[0];
         n = 2;
       } else if (chart == kRelease) {

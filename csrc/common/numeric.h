@@ -32,6 +32,12 @@ PGCONV_INLINE float square_root(float x) { return __builtin_sqrtf(x); }
 PGCONV_INLINE double square_root(double x) { return __builtin_sqrt(x); }
 PGCONV_INLINE float select(bool m, float a, float b) { return m ? a : b; }
 PGCONV_INLINE double select(bool m, double a, double b) { return m ? a : b; }
+// x within [low, high]; NaN stays NaN.
+PGCONV_INLINE float clamp(float x, float low, float high) { return x < low ? low : x > high ? high : x; }
+PGCONV_INLINE double clamp(double x, double low, double high) { return x < low ? low : x > high ? high : x; }
+// x, or -x where the integer n is odd.
+PGCONV_INLINE float negate_if_odd(float n, float x) { return __builtin_fmodf(n, 2.0f) == 0 ? x : -x; }
+PGCONV_INLINE double negate_if_odd(double n, double x) { return __builtin_fmod(n, 2.0) == 0 ? x : -x; }
 // 2^n for integral n in [-126, 127] (float), [-1022, 1023] (double).
 PGCONV_INLINE float power_of_two(float n) { return __builtin_ldexpf(1.0f, int(n)); }
 PGCONV_INLINE double power_of_two(double n) { return __builtin_ldexp(1.0, int(n)); }

@@ -124,6 +124,13 @@ constexpr float kRoundFloat = 12582912.0f;
 constexpr double kRoundDouble = 6755399441055744.0;
 
 #if defined(__AVX512F__)
+// Of a number and NaN, the instructions take the second operand.
+PGCONV_INLINE FloatVector clamp(FloatVector x, float low, float high) {
+  return _mm512_min_ps(_mm512_set1_ps(high), _mm512_max_ps(_mm512_set1_ps(low), x));
+}
+PGCONV_INLINE DoubleVector clamp(DoubleVector x, double low, double high) {
+  return _mm512_min_pd(_mm512_set1_pd(high), _mm512_max_pd(_mm512_set1_pd(low), x));
+}
 PGCONV_INLINE FloatVector round_nearest(FloatVector x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT); }
 PGCONV_INLINE DoubleVector round_nearest(DoubleVector x) { return _mm512_roundscale_pd(x, _MM_FROUND_TO_NEAREST_INT); }
 PGCONV_INLINE FloatVector square_root(FloatVector x) { return _mm512_sqrt_ps(x); }
@@ -134,12 +141,26 @@ PGCONV_INLINE FloatVector reciprocal(FloatVector x) {
   return r + r * (1.0f - x * r);
 }
 #elif defined(__AVX2__)
+PGCONV_INLINE FloatVector clamp(FloatVector x, float low, float high) {
+  return _mm256_min_ps(_mm256_set1_ps(high), _mm256_max_ps(_mm256_set1_ps(low), x));
+}
+PGCONV_INLINE DoubleVector clamp(DoubleVector x, double low, double high) {
+  return _mm256_min_pd(_mm256_set1_pd(high), _mm256_max_pd(_mm256_set1_pd(low), x));
+}
 PGCONV_INLINE FloatVector round_nearest(FloatVector x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT); }
 PGCONV_INLINE DoubleVector round_nearest(DoubleVector x) { return _mm256_round_pd(x, _MM_FROUND_TO_NEAREST_INT); }
 PGCONV_INLINE FloatVector square_root(FloatVector x) { return _mm256_sqrt_ps(x); }
 PGCONV_INLINE DoubleVector square_root(DoubleVector x) { return _mm256_sqrt_pd(x); }
 PGCONV_INLINE FloatVector reciprocal(FloatVector x) { return 1.0f / x; }
 #else
+PGCONV_INLINE FloatVector clamp(FloatVector x, float low, float high) {
+  x = select(x < low, FloatVector{} + low, x);
+  return select(x > high, FloatVector{} + high, x);
+}
+PGCONV_INLINE DoubleVector clamp(DoubleVector x, double low, double high) {
+  x = select(x < low, DoubleVector{} + low, x);
+  return select(x > high, DoubleVector{} + high, x);
+}
 // Numbers of 2^22 (2^51) and more have at most one fractional bit; they are returned as they are.
 PGCONV_INLINE FloatVector round_nearest(FloatVector x) {
   FloatVector n = (x + kRoundFloat) - kRoundFloat;
@@ -168,6 +189,15 @@ PGCONV_INLINE DoubleVector square_root(DoubleVector x) {
 PGCONV_INLINE FloatVector reciprocal(FloatVector x) { return 1.0f / x; }
 #endif
 PGCONV_INLINE DoubleVector reciprocal(DoubleVector x) { return 1.0 / x; }
+
+// The lowest bit of n + 1.5 * 2^k moves to the sign's place. Where n has no such bit any more (beyond 2^22, 2^51) nothing is sure
+// about the sign.
+PGCONV_INLINE FloatVector negate_if_odd(FloatVector n, FloatVector x) {
+  return (FloatVector)((IntVector)x ^ ((IntVector)(n + kRoundFloat) << 31));
+}
+PGCONV_INLINE DoubleVector negate_if_odd(DoubleVector n, DoubleVector x) {
+  return (DoubleVector)((LongVector)x ^ ((LongVector)(n + kRoundDouble) << 63));
+}
 
 // The integer moves from the low bits of n + 1.5 * 2^k into the exponent field; everything above is shifted out.
 PGCONV_INLINE FloatVector power_of_two(FloatVector n) {
