@@ -13,6 +13,9 @@ from pgconv._shapes import check_same_device, check_shape, describe, require_ten
 from pgconv.functional._kernel import check_elements
 from pgconv.groups import Group
 
+# An element is this far from itself, at most, by the rounding of v^-1 v.
+TINY = 1e-14
+
 
 class Metric(NamedTuple):
     """A group and the weight of the stabiliser's part in its distance."""
@@ -23,12 +26,13 @@ class Metric(NamedTuple):
     def distance(self, v: Tensor, u: Tensor) -> Tensor:
         """``d(v, u)`` of broadcast elements in float64, infinite where it is not a number.
 
-        Rounded to 32 significant bits: what differs by rounding alone is equal, so that ties and a radius that is met exactly are
-        decided in the same way however the pairs are laid out and however the samples have been moved.
+        Rounded to 32 significant bits, and to 0 below 1e-14: what differs by rounding alone is equal, so that ties and a radius
+        met exactly are decided in the same way however the pairs are laid out and however the samples have been moved.
         """
         # Groups of a user's own may leave the weight out of their distance as long as none is asked for.
         weight = () if self.stabilizer_weight == 1 else (self.stabilizer_weight,)
-        return rounded(self.group.distance(v, u, *weight)).nan_to_num(nan=torch.inf, posinf=torch.inf)
+        d = rounded(self.group.distance(v, u, *weight))
+        return d.masked_fill(d < TINY, 0.0).nan_to_num(nan=torch.inf, posinf=torch.inf)
 
 
 class Sets(NamedTuple):

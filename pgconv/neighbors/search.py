@@ -23,7 +23,7 @@ def within(
 ) -> tuple[Tensor, Tensor]:
     """All inputs within a radius: row i of example b lists the j with ``d(v_bj, u_bi) <= radius``, j rising.
 
-    ``d(v, u) = |t| + stabilizer_weight |log h|`` with ``(t, h) = v^-1 u``, in float64 to 32 bits.
+    ``d(v, u) = |t| + stabilizer_weight |log h|`` with ``(t, h) = v^-1 u``, in float64, compared in 32 significant bits.
 
     Args:
         v: inputs ``[S|1, Nv, e]``, float32 or float64
