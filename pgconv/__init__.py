@@ -2,12 +2,12 @@
 
 Layers (``pgconv.nn``) and functions (``pgconv.functional``) whose kernel is a small neural network evaluated at
 relative group offsets ``v^-1 u``; groups (``pgconv.groups``), kernel nets (``pgconv.kernel_nets``), samplers
-(``pgconv.sampling``) and checks (``pgconv.diagnostics``).
+(``pgconv.sampling``), neighbours (``pgconv.neighbors``) and checks (``pgconv.diagnostics``).
 """
 
 from importlib.metadata import PackageNotFoundError, version
 
-from pgconv import backends, diagnostics, functional, groups, kernel_nets, nn, ops, sampling
+from pgconv import backends, diagnostics, functional, groups, kernel_nets, neighbors, nn, ops, sampling
 from pgconv.config import show_config
 from pgconv.diagnostics import self_check
 from pgconv.ops.calibrate import calibrate
@@ -29,6 +29,7 @@ __all__ = [
     "functional",
     "groups",
     "kernel_nets",
+    "neighbors",
     "nn",
     "ops",
     "sampling",

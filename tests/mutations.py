@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pgconv import functional, groups, kernel_nets
+from pgconv import functional, groups, kernel_nets, neighbors
 from pgconv.nn import (
     GlobalGroupPool,
     GroupBatchNorm2d,
@@ -86,6 +86,14 @@ PAIR_BOUND = {
 }
 MAPS_BOUND = {"f": {1: ("weight",), 2: ("v",)}}
 
+SETS = {
+    "v": elements("SE(2)", NV),
+    "u": elements("SE(2)", NU),
+    "group": "SE(2)",
+    "mask": torch.ones(B, NV, dtype=torch.bool),
+}
+SETS_BOUND = {"v": {1: ("mask",), 2: ("v",)}, "u": {2: ("u",)}, "mask": {1: ("mask",)}}
+
 FUNCTIONS = (
     Target(
         "group_conv2d",
@@ -150,6 +158,21 @@ FUNCTIONS = (
             "u": {0: ("u",), 1: ("out_gate", "neighbors"), 2: ("u",)},
         },
         ("weight_bias", "sample_weight", "out_gate", "mask", "neighbors"),
+    ),
+    *(
+        Target(function.__name__, function, {**SETS, **arguments}, SETS_BOUND, ("mask",))
+        for function, arguments in (
+            (neighbors.within, {"radius": 1.0}),
+            (neighbors.nearest, {"count": 2}),
+            (neighbors.ball, {"radius": 1.0, "count": 2}),
+        )
+    ),
+    Target(
+        "farthest_points",
+        neighbors.farthest_points,
+        {"x": elements("SE(2)", NV), "group": "SE(2)", "count": 2, "mask": torch.ones(B, NV, dtype=torch.bool)},
+        {"x": {1: ("mask",), 2: ("x",)}, "mask": {1: ("mask",)}},
+        ("mask",),
     ),
 )
 

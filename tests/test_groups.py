@@ -150,6 +150,12 @@ def test_distance(G):
     assert (d > 0).all() or G.element_dim == 0
     torch.testing.assert_close(G.distance(G.product(w, a), G.product(w, b)), d)
     torch.testing.assert_close(G.distance(a, a), torch.zeros_like(d), rtol=0, atol=1e-12)
+    none, double = G.distance(a, b, stabilizer_weight=0.0), G.distance(a, b, stabilizer_weight=2.0)
+    assert torch.equal(G.distance(a, b, stabilizer_weight=1.0), d)
+    assert (none <= d).all() and (double >= d).all() and (double <= 2 * d + 1e-12).all()
+    if not G.translation_dim:  # all of the group is its own stabiliser
+        torch.testing.assert_close(double, 2 * d)
+        assert none.max() == 0
     if G in STANDARD and "R+" not in G.stabilizer.name:
         torch.testing.assert_close(G.distance(b, a), d)
         assert (G.distance(a, c) <= d + G.distance(b, c) + 1e-12).all()
@@ -163,6 +169,7 @@ def test_distance_adds_the_sizes_of_the_parts():
     a = torch.tensor([1.0, 2.0, 0.3, 1.0], dtype=torch.float64)
     b = torch.tensor([4.0, 6.0, 0.3 + 2 * math.pi - 0.5, -1.0], dtype=torch.float64)
     assert float(G.distance(a, b)) == pytest.approx(5 + 0.5 + 2)
+    assert float(G.distance(a, b, stabilizer_weight=3.0)) == pytest.approx(5 + 3 * 2.5)
     q = groups.get("SO(3)").exp(torch.tensor([0.0, 0.4, 0.3], dtype=torch.float64))
     assert float(groups.get("SO(3)").distance(groups.get("SO(3)").identity(torch.float64), -q)) == pytest.approx(0.5)
 

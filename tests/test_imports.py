@@ -114,7 +114,7 @@ def test_version_is_that_of_the_project():
 
 
 def test_public_names_exist_and_are_sorted():
-    for name in ("groups", "kernel_nets", "sampling", "functional", "nn", "diagnostics"):
+    for name in ("groups", "kernel_nets", "sampling", "functional", "neighbors", "nn", "diagnostics"):
         module = getattr(pgconv, name)
         assert all(hasattr(module, public) for public in module.__all__), name
     assert all(hasattr(pgconv, name) for name in pgconv.__all__)

@@ -22,6 +22,7 @@ LAYERS = (
     ("backends",),
     ("ops",),
     ("functional",),
+    ("neighbors",),
     ("nn",),
     ("diagnostics", "config", "demo"),
 )

@@ -49,20 +49,8 @@ class KernelArgs:
             )
 
     def check_elements(self, name: str, value: object, axes: dict, pattern: str) -> Tensor:
-        """A tensor of group elements of at least one sample, fp32 or fp64; invalid values are refused."""
-        axes = axes if "e" in axes else axes | {"e": self.group.element_dim}
-        check_shape(self.op, name, value, pattern, axes)
-        tensor = require_tensor(self.op, name, value)
-        check_floating(self.op, name, tensor, _ELEMENT_DTYPES)
-        if tensor.shape[-2] == 0:
-            raise ValueError(
-                f"{self.op}: {name} has zero samples, received {describe(tensor)}; pass at least one element"
-            )
-        if values_can_be_read(tensor):
-            reason = self.group.invalid(tensor)
-            if reason is not None:
-                raise ValueError(f"{self.op}: {name} holds values that are not elements of {self.group.name}: {reason}")
-        return tensor
+        """As the function of that name."""
+        return check_elements(self.op, self.group, name, value, axes, pattern)
 
     def features(self, v: Tensor, u: Tensor) -> Tensor:
         """``phi [S,Nu,Nv,H]`` of all pairs, in the dtype the net computes in (at least float32)."""
@@ -97,6 +85,21 @@ class KernelArgs:
         params = self.net.pack()
         dtype = torch.promote_types(torch.promote_types(v.dtype, u.dtype), params.dtype)
         return v.to(dtype), u.to(dtype), params
+
+
+def check_elements(op: str, group: Group, name: str, value: object, axes: dict, pattern: str) -> Tensor:
+    """A tensor of elements of the group, at least one, fp32 or fp64; invalid values are refused."""
+    axes = axes if "e" in axes else axes | {"e": group.element_dim}
+    check_shape(op, name, value, pattern, axes)
+    tensor = require_tensor(op, name, value)
+    check_floating(op, name, tensor, _ELEMENT_DTYPES)
+    if tensor.shape[-2] == 0:
+        raise ValueError(f"{op}: {name} has zero samples, received {describe(tensor)}; pass at least one element")
+    if values_can_be_read(tensor):
+        reason = group.invalid(tensor)
+        if reason is not None:
+            raise ValueError(f"{op}: {name} holds values that are not elements of {group.name}: {reason}")
+    return tensor
 
 
 def check_head(op: str, net: object, weight: object, bias: object, pattern: str, axes: dict) -> None:

@@ -37,7 +37,8 @@ class Group:
 
     - ``relative(v, u)`` = ``product(inverse(v), u)``; ``act_inverse(g, x)`` = ``act(inverse(g), x)``;
     - ``matrix(g)``: from the action on 0 and on the unit vectors (the action must be affine);
-    - ``distance(a, b)``: norm of ``coordinates(relative(a, b)) - coordinates(identity)``;
+    - ``distance(a, b, stabilizer_weight=1.0)``: norm of ``coordinates(relative(a, b)) - coordinates(identity)``, the stabiliser's
+      coordinates multiplied by the weight;
     - ``charts = ("product",)``, ``coord_dim_of``: extend both together when `coordinates` knows more charts;
     - ``translation_dim = 0``: set it when the first numbers of an element are a translation of R^d; then also set
       ``stabilizer`` (the group of the remaining numbers; by default the group itself), and extend ``coord_dim_of``
@@ -127,10 +128,14 @@ class Group:
         self.check_chart(chart, part)
         return 0 if part == "translation" else self.coord_dim
 
-    def distance(self, a: Tensor, b: Tensor) -> Tensor:
-        """A distance ``[...] >= 0`` that depends on ``a^-1 b`` only, so it is the same for ``(w a, w b)``."""
-        origin = self.coordinates(self.identity(dtype=a.dtype, device=a.device))
-        return norm(self.coordinates(self.relative(a, b)) - origin)
+    def distance(self, a: Tensor, b: Tensor, stabilizer_weight: float = 1.0) -> Tensor:
+        """A distance ``[...] >= 0`` that depends on ``a^-1 b`` only, so it is the same for ``(w a, w b)``.
+
+        ``stabilizer_weight`` multiplies what the stabiliser contributes, here all coordinates behind the translation's.
+        """
+        offset = self.coordinates(self.relative(a, b)) - self.coordinates(self.identity(dtype=a.dtype, device=a.device))
+        moved = self.coord_dim_of("product", "translation")
+        return norm(torch.cat([offset[..., :moved], stabilizer_weight * offset[..., moved:]], dim=-1))
 
     def sample(
         self,

@@ -39,9 +39,9 @@ class LinearGroup(Group):
         """Size of log(h), zero only for the identity: ``[..., element_dim] -> [...]``."""
         raise self._missing("log_norm")
 
-    def distance(self, a: Tensor, b: Tensor) -> Tensor:
-        """``|log(a^-1 b)|``, ``[...]``; the same for ``(w a, w b)``."""
-        return self.log_norm(self.relative(a, b))
+    def distance(self, a: Tensor, b: Tensor, stabilizer_weight: float = 1.0) -> Tensor:
+        """``stabilizer_weight |log(a^-1 b)|``, ``[...]``; the same for ``(w a, w b)``."""
+        return stabilizer_weight * self.log_norm(self.relative(a, b))
 
     def sample(
         self,

@@ -102,10 +102,10 @@ class Orbits(Group):
         g, labels = self.divide(g)
         return _join(self.base.coordinates(g, chart, part), labels)
 
-    def distance(self, a: Tensor, b: Tensor) -> Tensor:
+    def distance(self, a: Tensor, b: Tensor, stabilizer_weight: float = 1.0) -> Tensor:
         """That of the group plus the distance between the orbits, ``|p - q|``."""
         (g, p), (h, q) = self.divide(a), self.divide(b)
-        return self.base.distance(g, h) + norm(p - q)
+        return self.base.distance(g, h, stabilizer_weight) + norm(p - q)
 
     def sample(
         self,

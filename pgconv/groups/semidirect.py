@@ -107,10 +107,10 @@ class SemidirectProduct(Group):
             return t
         return torch.cat([t, self._linear.coordinates(h, chart)], dim=-1)
 
-    def distance(self, a: Tensor, b: Tensor) -> Tensor:
-        """``|t| + |log h|`` of ``(t, h) = a^-1 b``, ``[...]``; a scale in a measures t in its own units."""
+    def distance(self, a: Tensor, b: Tensor, stabilizer_weight: float = 1.0) -> Tensor:
+        """``|t| + stabilizer_weight |log h|`` of ``(t, h) = a^-1 b``, ``[...]``; a scale in a measures t in its own units."""
         t, h = self.split(self.relative(a, b))
-        return norm(t) + self._linear.log_norm(h)
+        return norm(t) + stabilizer_weight * self._linear.log_norm(h)
 
     def sample(
         self,

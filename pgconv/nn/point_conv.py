@@ -15,7 +15,9 @@ from pgconv._shapes import (
     values_can_be_read,
 )
 from pgconv.groups import Group, Orbits
+from pgconv.neighbors import Neighborhood
 from pgconv.nn._conv import SampledConv, check_input, check_samples
+from pgconv.nn._neighborhood import check_downsample, check_neighborhood, farthest_samples
 from pgconv.sampling import Samples
 
 
@@ -126,25 +128,44 @@ class PointGroupConv(SampledConv):
         group: any group
         kernel_net, hidden, layers, omega0: name of the kernel net and its sizes, or a function ``coord_dim -> KernelNet``
         form, chart, reduction, depthwise: see ``functional.point_conv``
+        neighborhood: the sum runs over the neighbours it finds: ``pgconv.neighbors.Nearest``, ``Within`` or ``Ball``, or any
+            function ``(v, u, group, mask=, generator=) -> neighbors``; None sums over all
+        downsample: share of the input elements, in (0, 1] and rounded up, on which the output lives where no ``out_samples`` are
+            given: farthest points in the neighbourhood's distance
+
+    Elements of weight 0 are nobody's neighbours, and kept only where too few others exist. In ``eval()`` the farthest points
+    begin with the first element and a `Ball` draws the same neighbours every time; in training both are random.
 
     Shapes: ``f [B, Nv, C]``, ``Samples [S, Nv]`` -> ``(y [B, Nu, O], Samples [S, Nu])``; the output lives on ``out_samples``
-    (default: the input's), ``neighbors`` restricts the sum as in ``functional.point_conv``
+    (default: the input's, or some of them), ``neighbors`` restricts the sum as in ``functional.point_conv`` in place of the
+    neighbourhood, ``offsets`` are those of its ragged batches
 
     Raises:
-        ValueError: for arguments out of range and shapes that do not fit
+        ValueError: for arguments out of range, shapes that do not fit, and ``offsets`` in a layer that looks for neighbours or
+            downsamples
 
     Source: Finzi et al. (2020).
 
     Example:
         >>> import torch, pgconv
         >>> lift = pgconv.nn.PointLift("SE(3)", num_samples=1)
-        >>> conv = pgconv.nn.PointGroupConv(3, 8, group="SE(3)")
-        >>> conv(*lift(torch.randn(2, 10, 3), torch.randn(2, 10, 3)))[0].shape
-        torch.Size([2, 10, 8])
+        >>> near = pgconv.neighbors.Nearest(4, stabilizer_weight=0.5)
+        >>> conv = pgconv.nn.PointGroupConv(3, 8, group="SE(3)", neighborhood=near, downsample=0.5)
+        >>> y, samples = conv(*lift(torch.randn(2, 10, 3), torch.randn(2, 10, 3)))
+        >>> y.shape, samples.elements.shape
+        (torch.Size([2, 5, 8]), torch.Size([2, 5, 7]))
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, group: str | Group, *, depthwise: bool = False, **options
+        self,
+        in_channels: int,
+        out_channels: int,
+        group: str | Group,
+        *,
+        depthwise: bool = False,
+        neighborhood: Neighborhood | None = None,
+        downsample: float = 1.0,
+        **options,
     ) -> None:
         if depthwise and in_channels != out_channels:
             raise ValueError(
@@ -153,6 +174,7 @@ class PointGroupConv(SampledConv):
             )
         super().__init__(in_channels, out_channels, group, depthwise=depthwise, **options)
         self.depthwise = depthwise
+        self.neighborhood, self.downsample = check_neighborhood(neighborhood), check_downsample(downsample)
 
     def forward(
         self,
@@ -160,12 +182,25 @@ class PointGroupConv(SampledConv):
         samples: Samples,
         out_samples: Samples | None = None,
         neighbors: functional.Neighbors | None = None,
+        offsets: functional.Offsets | None = None,
+        generator: torch.Generator | None = None,
     ) -> tuple[Tensor, Samples]:
         """Convolve ``f`` on ``samples``."""
         samples = check_samples("PointGroupConv", "samples", samples)
         check_shape("PointGroupConv", "f", f, "B Nv C", {"C": self.in_channels, "Nv": samples.elements.shape[-2]})
         check_input(self, "f", f)
-        out = samples if out_samples is None else check_samples("PointGroupConv", "out_samples", out_samples)
+        if offsets is not None:
+            self._refuse_offsets()
+        if generator is None:
+            generator = torch.default_generator
+        if out_samples is not None:
+            out = check_samples("PointGroupConv", "out_samples", out_samples)
+        else:
+            out = self._kept(samples, generator)
+        if neighbors is None and self.neighborhood is not None:
+            draws = generator if self.training else torch.Generator().manual_seed(0)
+            there = samples.weights != 0
+            neighbors = self.neighborhood(samples.elements, out.elements, self.group, mask=there, generator=draws)
         y = functional.point_conv(
             f,
             samples.elements,
@@ -175,9 +210,35 @@ class PointGroupConv(SampledConv):
             self.weight_bias,
             sample_weight=samples.weights,
             neighbors=neighbors,
+            offsets=offsets,
             form=self.form,
             reduction=self.reduction,
             depthwise=self.depthwise,
             **self._kernel_options(),
         )
         return y if self.bias is None else y + self.bias, out
+
+    def _kept(self, samples: Samples, generator: torch.Generator) -> Samples:
+        if self.downsample == 1:
+            return samples
+        return farthest_samples(
+            samples,
+            self.group,
+            self.downsample,
+            getattr(self.neighborhood, "stabilizer_weight", 1.0),
+            generator if self.training else None,
+        )
+
+    def _refuse_offsets(self) -> None:
+        for option, value, without in (("neighborhood", self.neighborhood, None), ("downsample", self.downsample, 1.0)):
+            if value != without:
+                raise ValueError(
+                    f"PointGroupConv: offsets must not be passed to a layer with {option}={value!r}, which does not know where "
+                    f"examples end, received both; build the layer with {option}={without}, or pad the examples and give "
+                    "the padding weight 0"
+                )
+
+    def extra_repr(self) -> str:
+        text = super().extra_repr()
+        text += f", neighborhood={self.neighborhood!r}" if self.neighborhood is not None else ""
+        return text + (f", downsample={self.downsample}" if self.downsample != 1 else "")
