@@ -94,7 +94,7 @@ SETS = {
 }
 SETS_BOUND = {"v": {1: ("mask",), 2: ("v",)}, "u": {2: ("u",)}, "mask": {1: ("mask",)}}
 
-FUNCTIONS = (
+CONVOLUTIONS = (
     Target(
         "group_conv2d",
         functional.group_conv2d,
@@ -159,6 +159,9 @@ FUNCTIONS = (
         },
         ("weight_bias", "sample_weight", "out_gate", "mask", "neighbors"),
     ),
+)
+
+SEARCHES = (
     *(
         Target(function.__name__, function, {**SETS, **arguments}, SETS_BOUND, ("mask",))
         for function, arguments in (
@@ -175,6 +178,9 @@ FUNCTIONS = (
         ("mask",),
     ),
 )
+
+FUNCTIONS = (*CONVOLUTIONS, *SEARCHES)
+
 
 CONV_OPTIONS = {"in_channels": C, "out_channels": O, "group": "SE(2)"}
 PLANAR_OPTIONS = {**CONV_OPTIONS, "kernel_size": 5, "num_samples": NV}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from mutations import FUNCTIONS, LAYERS, NU, NV, SIZE, B, C, H, O, elements, net, planar, randn, samples
+from mutations import CONVOLUTIONS, LAYERS, NU, NV, SIZE, B, C, H, O, elements, net, planar, randn, samples
 
 import pgconv
 from pgconv import functional, groups
@@ -31,7 +31,7 @@ def _of_batch(target, count):
 
 
 @BACKENDS
-@pytest.mark.parametrize("target", FUNCTIONS, ids=lambda t: t.id)
+@pytest.mark.parametrize("target", CONVOLUTIONS, ids=lambda t: t.id)
 def test_empty_batch_of_a_function(target, backend):
     arguments = _of_batch(target, 0)
     for name in ("f", "v", "u", "weight"):
@@ -46,7 +46,7 @@ def test_empty_batch_of_a_function(target, backend):
 
 
 @BACKENDS
-@pytest.mark.parametrize("target", FUNCTIONS, ids=lambda t: t.id)
+@pytest.mark.parametrize("target", CONVOLUTIONS, ids=lambda t: t.id)
 def test_empty_batch_with_sets_per_example(target, backend):
     arguments = _of_batch(target, 0)
     for name in ("v", "u", "sample_weight", "out_gate", "neighbors"):
@@ -81,7 +81,7 @@ def _finite(out):
 
 
 @BACKENDS
-@pytest.mark.parametrize("target", FUNCTIONS, ids=lambda t: t.id)
+@pytest.mark.parametrize("target", CONVOLUTIONS, ids=lambda t: t.id)
 @pytest.mark.parametrize("value", [float("nan"), float("inf")], ids=["nan", "inf"])
 def test_one_bad_example_leaves_the_others_alone(target, value, backend):
     f = target.arguments["f"].clone()
@@ -92,7 +92,7 @@ def test_one_bad_example_leaves_the_others_alone(target, value, backend):
 
 
 @BACKENDS
-@pytest.mark.parametrize("target", [t for t in FUNCTIONS if "v" in t.arguments], ids=lambda t: t.id)
+@pytest.mark.parametrize("target", [t for t in CONVOLUTIONS if "v" in t.arguments], ids=lambda t: t.id)
 def test_nan_in_one_output_element_stays_there(target, backend):
     u = target.arguments["u"].clone()
     u[0, 2] = float("nan")
@@ -102,7 +102,7 @@ def test_nan_in_one_output_element_stays_there(target, backend):
 
 
 @BACKENDS
-@pytest.mark.parametrize("target", [t for t in FUNCTIONS if "v" in t.arguments], ids=lambda t: t.id)
+@pytest.mark.parametrize("target", [t for t in CONVOLUTIONS if "v" in t.arguments], ids=lambda t: t.id)
 def test_nan_in_elements_of_one_example_stays_there(target, backend):
     v = target.arguments["v"].expand(B, -1, -1).clone()
     v[1] = float("nan")
@@ -110,7 +110,7 @@ def test_nan_in_elements_of_one_example_stays_there(target, backend):
 
 
 @BACKENDS
-@pytest.mark.parametrize("target", FUNCTIONS, ids=lambda t: t.id)
+@pytest.mark.parametrize("target", CONVOLUTIONS, ids=lambda t: t.id)
 def test_nan_in_the_head_stays_in_its_output_channel(target, backend):
     weight = target.arguments["weight"].clone()
     weight[1] = float("nan")
@@ -202,7 +202,7 @@ def test_noncontiguous_inputs_give_the_same():
 
 
 def test_meta_tensors_give_shapes_without_values():
-    target = next(t for t in FUNCTIONS if t.id == "group_conv2d")
+    target = next(t for t in CONVOLUTIONS if t.id == "group_conv2d")
     moved = {k: a.to("meta") if isinstance(a, torch.Tensor) else a for k, a in target.arguments.items()}
     moved["net"] = net(3).to("meta")
     out = target.call(**moved)
