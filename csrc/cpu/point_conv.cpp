@@ -146,31 +146,6 @@ Range rows_of_part(const PointProblem<T>& p, int64_t s, int64_t parts, int64_t p
   return {bound(part), bound(part + 1)};
 }
 
-template <class T>
-void forward(const PointCall& call, Tensor& out) {
-  const auto& kernels = call.kernels_of<T>();
-  PreparedElements<T> elements(call.table, call.features, call.v, call.u);
-  auto packed = pack_params<T>(call.table, call.features.shape, call.params);
-  PointProblem<T> p = call.problem<T>(elements, packed.get());
-  Workspace head(kernels.head_size(p) * sizeof(T));
-  kernels.pack_head(p, data_of<T>(call.weight), data_or_null<T>(call.bias), head.as<T>());
-  p.head = head.as<T>();
-
-  // Threads take outputs a few at a time as they come free: neighbourhoods may differ in size.
-  int64_t threads = call.threads(), rows = kernels.rows(p);
-  rows = std::max<int64_t>(1, std::min(rows, call.sets * call.Nu / (4 * threads)));
-  int64_t per_set = (call.Nu + rows - 1) / rows, tasks = call.sets * per_set;
-  std::atomic<int64_t> next{0};
-  T* to = mutable_data_of<T>(out);
-  parallel_each(threads, std::min(threads, tasks), [&](int64_t) {
-    Workspace workspace(kernels.forward_workspace(p) * sizeof(T));
-    for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) {
-      int64_t begin = i % per_set * rows;
-      kernels.forward(p, i / per_set, begin, std::min(begin + rows, call.Nu), workspace.as<T>(), to);
-    }
-  });
-}
-
 // Doubles of several owners, zeroed.
 class Slots {
  public:
@@ -257,6 +232,29 @@ PointProblem<T> adjoint_of(PointProblem<T> p, const Neighborhoods& pairs) {
   return p;
 }
 
+// That problem and what it owns.
+template <class T>
+struct Adjoint {
+  std::optional<TransposedLists> lists;
+  PointProblem<T> problem;
+  Adjoint(const PointCall& call, const PointProblem<T>& p) {
+    if (call.rowptr) lists.emplace(p, call.threads());
+    problem = adjoint_of(p, lists ? lists->lists() : Neighborhoods{});
+  }
+};
+
+// Whether the outputs are clearly cheaper as a gradient of the adjoint problem: with far fewer channels out than in. Its products
+// have short rows, which are added into memory, and reach about half the rate.
+bool prefer_adjoint(const PointCall& call) {
+  if (call.depthwise) return false;
+  const NetShape& n = call.features.shape;
+  double C = double(call.C), O = double(call.O), pairs = double(call.pairs * call.images());
+  double net = (n.coord_dim + (n.hidden_layers - 1) * n.hidden) / double(call.images()), heads = C * O * double(call.B);
+  double straight = pairs * (net + C) + heads * double(call.Nu);
+  double adjoint = pairs * (net + 1.75 * std::max(O, 16.0)) + 2 * heads * double(call.Nv);
+  return adjoint < 0.8 * straight;
+}
+
 // Whether the gradients take less arithmetic on the adjoint problem, see point_conv_impl.h.
 bool prefer_adjoint(const PointCall& call, PointNeeds needs) {
   if (call.by_values()) return false;
@@ -267,22 +265,13 @@ bool prefer_adjoint(const PointCall& call, PointNeeds needs) {
   return pairs * adjoint + 3 * heads * double(call.Nv) < pairs * straight + 2 * heads * double(call.Nu);
 }
 
+// Gradients a problem of the call has, or of its adjoint.
 template <class T>
-void backward(const PointCall& call, const Tensor& grad, PointNeeds needs, PointGrads& grads) {
+void differentiate(const PointCall& call, const PreparedElements<T>& elements, PointProblem<T> p, PointNeeds needs,
+                   PointGrads& grads) {
   const auto& table = kernels_of<T>(call.table);
   const auto& kernels = call.kernels_of<T>();
-  PreparedElements<T> elements(call.table, call.features, call.v, call.u);
-  auto packed = pack_params<T>(call.table, call.features.shape, call.params);
   int64_t threads = call.threads();
-  PointProblem<T> p = call.problem<T>(elements, packed.get());
-  p.grad = data_of<T>(grad);
-  bool adjoint = prefer_adjoint(call, needs);
-  std::optional<TransposedLists> lists;
-  if (adjoint && call.rowptr) lists.emplace(p, threads);
-  if (adjoint) {
-    p = adjoint_of(p, lists ? lists->lists() : Neighborhoods{});
-    std::swap(needs.f, needs.outputs);
-  }
   const T *weight = data_of<T>(call.weight), *bias = data_or_null<T>(call.bias);
   int64_t head_size = kernels.head_size(p), sums_size = kernels.head_adjoint_size(p);
   Workspace heads(size_t(head_size + sums_size) * sizeof(T));
@@ -300,7 +289,7 @@ void backward(const PointCall& call, const Tensor& grad, PointNeeds needs, Point
   Slots u(needs.features ? u_shared ? split.rows : 1 : 0, fields * p.elements.u_count);
   Slots params(needs.features ? parts : 0, table.totals_size(call.features.shape));
   T* to_f = needs.f || needs.outputs ? mutable_data_of<T>(grads.f) : nullptr;
-  int64_t f_size = needs.f ? call.f.numel() : 0;
+  int64_t f_size = needs.f ? grads.f.numel() : 0;
   Workspace f(size_t((split.columns - 1) * f_size) * sizeof(T));
   Workspace sums_of_head(size_t(needs.head ? parts * sums_size : 0) * sizeof(T));
   T* head_sums = sums_of_head.as<T>();
@@ -328,7 +317,7 @@ void backward(const PointCall& call, const Tensor& grad, PointNeeds needs, Point
   if (needs.f) add_blocks(threads, f.as<T>(), split.columns - 1, f_size, to_f);
   if (needs.features) {
     int group = call.features.group, orbit = call.features.orbit;
-    const Slots &of_v = adjoint ? u : v, &of_u = adjoint ? v : u;
+    const Slots &of_v = p.adjoint ? u : v, &of_u = p.adjoint ? v : u;
     table.prepare_backward(group, orbit, data_of<T>(call.v), of_v.sum(), elements.problem.v_count, mutable_data_of<T>(grads.v));
     table.prepare_backward(group, orbit, data_of<T>(call.u), of_u.sum(), elements.problem.u_count, mutable_data_of<T>(grads.u));
     table.unpack_totals(call.features.shape, data_of<T>(call.params), params.sum(), mutable_data_of<T>(grads.params));
@@ -338,6 +327,49 @@ void backward(const PointCall& call, const Tensor& grad, PointNeeds needs, Point
     kernels.unpack_head(p, head_sums, mutable_data_of<T>(grads.weight),
                         call.bias ? mutable_data_of<T>(grads.bias) : nullptr);
   }
+}
+
+template <class T>
+void forward(const PointCall& call, Tensor& out) {
+  const auto& kernels = call.kernels_of<T>();
+  PreparedElements<T> elements(call.table, call.features, call.v, call.u);
+  auto packed = pack_params<T>(call.table, call.features.shape, call.params);
+  PointProblem<T> p = call.problem<T>(elements, packed.get());
+  if (prefer_adjoint(call)) {
+    // The outputs are the gradient of the adjoint problem's f.
+    Adjoint<T> adjoint(call, p);
+    PointGrads grads{out, out, out, out, out, out};
+    return differentiate(call, elements, adjoint.problem, {true, false, false, false}, grads);
+  }
+  Workspace head(kernels.head_size(p) * sizeof(T));
+  kernels.pack_head(p, data_of<T>(call.weight), data_or_null<T>(call.bias), head.as<T>());
+  p.head = head.as<T>();
+
+  // Threads take outputs a few at a time as they come free: neighbourhoods may differ in size.
+  int64_t threads = call.threads(), rows = kernels.rows(p);
+  rows = std::max<int64_t>(1, std::min(rows, call.sets * call.Nu / (4 * threads)));
+  int64_t per_set = (call.Nu + rows - 1) / rows, tasks = call.sets * per_set;
+  std::atomic<int64_t> next{0};
+  T* to = mutable_data_of<T>(out);
+  parallel_each(threads, std::min(threads, tasks), [&](int64_t) {
+    Workspace workspace(kernels.forward_workspace(p) * sizeof(T));
+    for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < tasks;) {
+      int64_t begin = i % per_set * rows;
+      kernels.forward(p, i / per_set, begin, std::min(begin + rows, call.Nu), workspace.as<T>(), to);
+    }
+  });
+}
+
+template <class T>
+void backward(const PointCall& call, const Tensor& grad, PointNeeds needs, PointGrads& grads) {
+  PreparedElements<T> elements(call.table, call.features, call.v, call.u);
+  auto packed = pack_params<T>(call.table, call.features.shape, call.params);
+  PointProblem<T> p = call.problem<T>(elements, packed.get());
+  p.grad = data_of<T>(grad);
+  if (!prefer_adjoint(call, needs)) return differentiate(call, elements, p, needs, grads);
+  Adjoint<T> adjoint(call, p);
+  std::swap(needs.f, needs.outputs);
+  differentiate(call, elements, adjoint.problem, needs, grads);
 }
 
 std::vector<int64_t> sizes_of(const Tensor& t) { return {t.sizes().begin(), t.sizes().end()}; }

@@ -358,9 +358,10 @@ struct PointConv {
             record(layout, p.params, m.net.x, m.net.buffers);
           else
             evaluate(layout, p.params, m.net.x, m.net.buffers, m.phi);
+          if (needs.f) distribute(p, tile, i0, from, phi, m, grad_f);
+          if (!needs.moments() && !needs.features) return;
           typename Pairs<T>::Signal signal(p, s, tile, m.signal);
           if (needs.moments()) aggregate(p, signal, tile, i0, phi, m.M);
-          if (needs.f) distribute(p, tile, i0, from, phi, m, grad_f);
           if (!needs.features) return;
           features_gradient(p, layout, signal, tile, i0, m);
           Net<T>::reverse(layout, p.params, m.net.x, m.net.buffers, m.net.sums, m.net.gx);
