@@ -29,7 +29,7 @@ test-sanitize: $(VENV)/.test
 	# From its folder: the package beside which Python starts is the one it imports.
 	cd $(SANITIZED) && OMP_NUM_THREADS=1 ASAN_OPTIONS=detect_leaks=0 \
 	  LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
-	  $(abspath $(BIN))/python -m pytest -q -n $(WORKERS) $(addprefix $(CURDIR)/tests/test_,native_conv.py native_points.py bfloat16.py)
+	  $(abspath $(BIN))/python -m pytest -q -n $(WORKERS) $(addprefix $(CURDIR)/tests/test_,native_conv.py native_points.py bfloat16.py point_rotations.py)
 
 build: $(VENV)/.built
 

@@ -176,8 +176,10 @@ def _spectral(
 
 
 def _point_conv(facts: Facts, backward: bool) -> dict[str, Cost]:
-    """Matrix products of net, moments and head; what belongs to pairs is never stored. (Outputs of far fewer channels than inputs have
-    may take less: the native code then runs the adjoint problem.)"""
+    """Matrix products of net, moments and head; what belongs to pairs is never stored.
+
+    Where outputs have far fewer channels than inputs the native code takes less forward: it runs the adjoint problem.
+    """
     n = dict(facts.sizes)
     word = _BYTES[facts.dtypes[0]]
     inputs, outputs = n["B"] * n["Nv"], n["B"] * n["Nu"]
