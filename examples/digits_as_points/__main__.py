@@ -30,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--train-digits", type=_positive, default=1200, help="digits trained on, at most 1200")
     p.add_argument("--validate", action="store_true", help="to choose options: hold out a sixth of the training digits")
     p.add_argument("--seed", type=int, default=0, help="of the split, the initialisation, the training and the angles")
-    p.add_argument("--threads", type=_positive, help="CPU threads (default: torch's)")
+    p.add_argument("--threads", type=_positive, default=torch.get_num_threads(), help="CPU threads")
     p.add_argument(
         "--output", type=Path, default=Path("demo-output/points"), help="folder for results.csv and the plot"
     )
@@ -63,8 +63,7 @@ def main(argv: list[str] | None = None) -> int:
     except ImportError as error:
         print(f"This example needs the demo extra: pip install 'pgconv[demo]' ({error})", file=sys.stderr)
         return 1
-    if options.threads:
-        torch.set_num_threads(options.threads)
+    torch.set_num_threads(options.threads)
     digits, held_out = data.load(options.points, options.seed, options.validate)
     digits = digits[: options.train_digits]
     turned = held_out.rotated(data.random_angles(len(held_out), options.seed))

@@ -22,7 +22,7 @@ class PointNet(nn.Module):
     """
 
     def __init__(
-        self, group: str, *, angles: int = 6, width: int = 24, hidden: int = 16, layers: int = 3, omega0: float = 10.0
+        self, group: str, *, angles: int = 4, width: int = 24, hidden: int = 16, layers: int = 3, omega0: float = 10.0
     ) -> None:
         super().__init__()
         self.lift = pgconv.nn.PointLift(group, num_samples=1 if group == "T(2)" else angles)
