@@ -21,7 +21,7 @@ def test_command_line_writes_table_plot_and_csv_and_a_seed_repeats_them(tmp_path
     first, again = tmp_path / "first", tmp_path / "again"
     assert command.main([*SMALL, "--output", str(first)]) == 0
     text = capsys.readouterr().out
-    for words in ("32 training and 597 test digits", "upright -> rotated", "SE(2)", "T(2)", "6 and 9"):
+    for words in ("32 training and 597 test digits", "upright -> rotated", "SE(2)", "T(2)", "a 6 can look like a 9"):
         assert words in text
     assert (first / "accuracy_by_rotation.png").read_bytes().startswith(b"\x89PNG")
     assert [row["network"] for row in _rows(first)] == ["SE(2)", "T(2)"]

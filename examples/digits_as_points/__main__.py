@@ -101,7 +101,7 @@ def main(argv: list[str] | None = None) -> int:
         for r in rows
     ]
     print(f"\nAccuracy, digits trained on -> {kind} digits:\n\n" + table([heading, *lines]))
-    print("\nOf turned digits nobody gets all right: 6 and 9 are each other's half turn.")
+    print("\nTurned by any angle, a 6 can look like a 9: 100 % is out of reach without knowing which way is up.")
 
     options.output.mkdir(parents=True, exist_ok=True)
     with open(options.output / "results.csv", "w", newline="") as file:

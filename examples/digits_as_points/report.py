@@ -25,7 +25,7 @@ def plot_accuracy(degrees: list[int], curves: dict[str, list[float]], path: Path
     axis.set_xlim(0, 360)
     axis.set_ylim(0, 103)
     axis.set_title("Trained on upright digits only", fontsize=11)
-    axis.legend(loc="center right", frameon=False, bbox_to_anchor=(1.0, 0.6))
+    axis.legend(loc="center", frameon=False, bbox_to_anchor=(0.5, 0.7))
     for side in ("top", "right"):
         axis.spines[side].set_visible(False)
     figure.tight_layout()
