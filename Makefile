@@ -6,10 +6,13 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 WORKERS ?= 2
 
-.PHONY: demo test test-sanitize build lint format bench docs test-gpu bench-gpu gpu-record clean
+.PHONY: demo example-points test test-sanitize build lint format bench docs test-gpu bench-gpu gpu-record clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m pgconv.demo $(ARGS)
+
+example-points: $(VENV)/.demo
+	$(BIN)/python -m examples.digits_as_points $(ARGS)
 
 test: $(VENV)/.test
 	# One thread a worker: the workers share the cores, and tests of threads ask for theirs themselves.

@@ -1,0 +1,1 @@
+"""Small networks on real data, each run as ``python -m examples.<name>``; see the README."""
