@@ -29,8 +29,8 @@ def points(dim, seed=0):
     return torch.cat([torch.randn(6, dim, generator=torch.Generator().manual_seed(seed)).double(), axes])[None]
 
 
-def lifted(name, training=False, x=None):
-    lift = PointLift(name, LIFTS[name][0]).train(training)
+def lifted(name, training=False, x=None, turns="random"):
+    lift = PointLift(name, LIFTS[name][0], turns).train(training)
     x = points(lift.group.spatial_dim) if x is None else x
     f = torch.randn(1, x.shape[1], 3, generator=torch.Generator().manual_seed(1)).double()
     f, samples = lift(x, f, generator=torch.Generator().manual_seed(2))
@@ -53,12 +53,35 @@ def test_every_element_sends_the_reference_point_to_its_point(name, training):
 
 
 @EVERY_LIFT
-def test_training_moves_the_grid_of_each_point_and_is_repeatable(name):
+def test_random_turns_are_fresh_in_training_and_the_same_in_evaluation(name):
     n = LIFTS[name][0]
-    fixed, moved, again = (lifted(name, training)[3].elements for training in (False, True, True))
-    assert torch.equal(moved, again)
+    moved, again, fixed, fixed_again, aligned = (
+        lifted(name, *how)[3].elements for how in ((True,), (True,), (False,), (False,), (True, None, "aligned"))
+    )
+    assert torch.equal(moved, again) and torch.equal(fixed, fixed_again)
+    grid = groups.get(name).isotropy(n, dtype=torch.float64)
+    plain = groups.get(name)
+    x = points(plain.spatial_dim)
+    first = plain.lift(x)[0, :, : plain.element_dim]
+    assert torch.equal(aligned[0, ::n, : plain.element_dim], plain.product(first, grid[:1]))
     if n > 1:
-        assert not torch.allclose(fixed, moved)
+        assert not torch.allclose(fixed, moved) and not torch.allclose(fixed, aligned)
+
+
+def test_evaluation_does_not_depend_on_the_place_in_the_batch():
+    x, f = torch.randn(3, 5, 2), torch.randn(3, 5, 1)
+    lift = PointLift("SE(2)", 4).eval()
+    assert torch.equal(lift(x, f)[1].elements[2:], lift(x[2:], f[2:])[1].elements)
+
+
+def test_turning_by_an_element_of_an_aligned_grid_moves_elements_to_elements():
+    group, x = groups.get("SE(2)"), points(2)
+    lift = PointLift("SE(2)", 4, turns="aligned").eval()
+    f = torch.zeros(1, x.shape[1], 1)
+    w = torch.tensor([0.0, 0.0, torch.pi / 2], dtype=torch.float64)
+    moved = group.product(w, lift(x, f)[1].elements).view(-1, 4, 3)
+    turned = lift(group.act(w, x), f)[1].elements.view(-1, 4, 3)
+    assert group.distance(moved, turned.roll(-1, 1)).max() < 1e-12
 
 
 @EVERY_LIFT

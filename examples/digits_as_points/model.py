@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -17,7 +16,8 @@ class PointNet(nn.Module):
 
     Every layer sums over all pairs of elements, which for some hundred is cheaper than to look for neighbours.
 
-    With ``group="SE(2)"`` every point becomes ``angles`` elements, and turning them all together leaves the logits as they are.
+    With ``group="SE(2)"`` every point becomes ``angles`` elements from a random one on, and turning them all together leaves the
+    logits as they are.
     With ``group="T(2)"`` the same layers see differences of positions only.
     """
 
@@ -33,19 +33,9 @@ class PointNet(nn.Module):
         self.pool = pgconv.nn.GlobalGroupPool("mean")
         self.classify = nn.Linear(width, 10)
 
-    def train(self, mode: bool = True) -> PointNet:
-        """Training or evaluation; the lift draws a random grid of angles for each point in both.
-
-        On the fixed grid of evaluation all relative angles are multiples of ``360 / angles`` degrees: other ones than the network
-        was trained on, and turning a digit by less would not turn the grid. Random grids look alike however a digit is turned.
-        """
-        super().train(mode)
-        self.lift.train()
-        return self
-
-    def forward(self, x: Tensor, f: Tensor, mask: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Logits ``[B, 10]`` of points ``x [B, P, 2]`` with features ``f [B, P, 1]``; the generator draws the angles."""
-        return self.from_elements(*self.lift(x, f, mask, generator=generator))
+    def forward(self, x: Tensor, f: Tensor, mask: Tensor) -> Tensor:
+        """Logits ``[B, 10]`` of points ``x [B, P, 2]`` with features ``f [B, P, 1]``."""
+        return self.from_elements(*self.lift(x, f, mask))
 
     def from_elements(self, y: Tensor, samples: Samples) -> Tensor:
         """Logits of a signal ``y [B, N, 1]`` on group elements."""

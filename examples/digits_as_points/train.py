@@ -49,11 +49,10 @@ def fit(
 
 @torch.no_grad()
 def predict(net: nn.Module, digits: Points, batch_size: int = 128) -> Tensor:
-    """Class of every digit ``[n]``; one set of random angles, so predictions repeat."""
+    """Class of every digit ``[n]``."""
     net.eval()
-    generator = torch.Generator().manual_seed(0)
     parts = [digits[i : i + batch_size] for i in range(0, len(digits), batch_size)]
-    return torch.cat([net(part.x, part.f, part.mask, generator).argmax(1) for part in parts])
+    return torch.cat([net(part.x, part.f, part.mask).argmax(1) for part in parts])
 
 
 def accuracy(net: nn.Module, digits: Points) -> float:

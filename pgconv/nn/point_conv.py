@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from pgconv import functional, groups
 from pgconv._shapes import (
+    check_choice,
     check_floating,
     check_positive_int,
     check_same_device,
@@ -28,8 +29,12 @@ class PointLift(nn.Module):
     ``g_x`` is ``group.lift(x)``: the translation to x, or in a group without translations the rotation (and scale) that takes the
     reference point to x. The ``h_k`` are the regular grid of the elements that leave the reference point where it is: of all
     stabiliser elements for SE(n), E(n), ..., the turns about an axis for SO(3), the identity and a mirror for O(2), only the
-    identity for T(n), SO(2), R+xSO(2). In training each point's grid is moved by one random such element, in ``eval()``
-    it is fixed, so predictions repeat.
+    identity for T(n), SO(2), R+xSO(2).
+
+    With ``turns="random"`` each point's grid is moved by a random such element of its own, so that relative elements take all
+    values: by fresh ones in training, in ``eval()`` by the same ones every time and for every example, so predictions repeat.
+    With ``turns="aligned"`` all points have the same grid: relative elements are those of the grid only, and turning the points
+    by an element of the grid leaves a network exactly as it is, while turns between are never seen.
 
     Rotations about the origin do not take every point to every other one: with SO(2), O(2), SO(3) the elements
     carry the radius as an orbit coordinate, and what follows is built with ``lift.group`` (named ``"SO(2)/1"`` etc.).
@@ -37,6 +42,7 @@ class PointLift(nn.Module):
     Args:
         group: ``"T(3)"``, ``"SE(2)"``, ``"SO(3)"``, ...; a group of your own that defines ``lift`` and ``isotropy``
         num_samples: n elements per point
+        turns: ``"random"`` or ``"aligned"``
 
     Shapes: ``x [B, P, d]``, ``f [B, P, C]`` -> ``(f [B, P n, C], Samples(elements [B, P n, e], weights [B, P n]))``; element
     ``p n + k`` belongs to point p. A boolean ``mask [B, P]`` becomes zero weights.
@@ -57,9 +63,11 @@ class PointLift(nn.Module):
         Orbits('SO(2)/1')
     """
 
-    def __init__(self, group: str | Group, num_samples: int = 1) -> None:
+    def __init__(self, group: str | Group, num_samples: int = 1, turns: str = "random") -> None:
         super().__init__()
         group = groups.get(group)
+        check_choice("PointLift", "turns", turns, ("random", "aligned"))
+        self.turns = turns
         self.num_samples = check_positive_int("PointLift", "num_samples", num_samples)
         self._plain = group.base if isinstance(group, Orbits) else group
         try:
@@ -108,16 +116,23 @@ class PointLift(nn.Module):
                     f"PointLift: x has a point that no element of {plain.name} reaches ({reason}); move it or leave it out"
                 )
         h = plain.isotropy(n, **like)
-        if self.training:
-            moves = plain.sample_isotropy(x.shape[0] * x.shape[1], generator=generator, **like)
-            h = plain.product(moves.reshape(*x.shape[:2], 1, -1), h)
+        if self.turns == "random":
+            h = plain.product(self._moves(x, generator)[:, :, None], h)
         elements = plain.product(g[:, :, None], h)
         if plain.orbit_dim:
             elements = torch.cat([elements, orbits[:, :, None].expand(-1, -1, n, -1)], -1)
         return elements.flatten(1, 2)
 
+    def _moves(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
+        """A random element for every point, ``[B|1, P, e]``."""
+        sets, count = x.shape[0] if self.training else 1, x.shape[1]
+        if not self.training:
+            generator = torch.Generator().manual_seed(0)
+        moves = self._plain.sample_isotropy(sets * count, generator=generator, dtype=x.dtype, device=x.device)
+        return moves.reshape(sets, count, -1)
+
     def extra_repr(self) -> str:
-        return f"group={self.group.name!r}, num_samples={self.num_samples}"
+        return f"group={self.group.name!r}, num_samples={self.num_samples}, turns={self.turns!r}"
 
 
 class PointGroupConv(SampledConv):
