@@ -82,6 +82,9 @@ SHAPES = {
         True,
     ),
     "runs": ("SE(2)", "product", "convolution", 2, 1, 2, 190, 71, 9, 7, 8, 3, "sin", "runs-each", False, True),
+    "steps": ("SE(2)", "product", "convolution", 2, 1, 2, 190, 71, 9, 7, 8, 3, "sin", "steps-each", False, True),
+    "steps-shared": ("T(3)", "embed", "correlation", 3, 1, 1, 70, 171, 9, 4, 8, 3, "silu", "steps", False, True),
+    "steps-narrowing": ("T(2)", "product", "convolution", 2, 2, 2, 90, 71, 140, 2, 8, 3, "sin", "steps-each", False, True),
     "runs-widening": ("T(3)", "product", "correlation", 2, 1, 1, 190, 71, 3, 18, 8, 3, "silu", "runs", False, False),
     "no-pairs": ("SE(2)", "product", "convolution", 2, 1, 1, 4, 3, 2, 3, 4, 3, "sin", "empty", False, True),
     "no-inputs": ("SE(2)", "product", "convolution", 2, 1, 1, 0, 3, 2, 3, 4, 3, "sin", None, False, True),
@@ -102,11 +105,14 @@ def lists(kind, batch, nv, nu, generator):
         table = torch.randint(0, nv, (rows, 100), generator=generator)
         table[torch.rand(rows, 100, generator=generator) < 0.3] = -1
         return Lists(table.reshape(-1, nu, 100))
-    if kind.startswith("runs"):
+    if kind.startswith(("runs", "steps")):
         first = torch.randint(0, nv + 1, (rows,), generator=generator)
         counts = counts.minimum(nv - first)
+    if kind.startswith("steps"):  # neither end of a run goes back from an output to the next
+        first = first.view(-1, nu).sort(-1).values.flatten()
+        counts = (first + counts.minimum(nv - first)).view(-1, nu).cummax(-1).values.flatten() - first
     rowptr = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-    if kind.startswith("runs"):
+    if kind.startswith(("runs", "steps")):
         return Lists(None, rowptr, first)
     return Lists(torch.randint(0, max(nv, 1), (int(rowptr[-1]),), generator=generator), rowptr)
 

@@ -1,5 +1,6 @@
 """What is not fused runs on a few outputs at a time: the same numbers, and memory that does not grow with the pairs."""
 
+import subprocess
 import sys
 
 import pytest
@@ -123,3 +124,27 @@ def test_results_that_nobody_asks_gradients_of_keep_nothing(few):
     few(100)
     with torch.no_grad():
         assert not case().requires_grad
+
+
+RAGGED = """
+import resource, torch, pgconv
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def step(points):
+    v = torch.rand(1, points, 1)
+    f, weight = torch.randn(1, points, 4, requires_grad=True), torch.randn({out}, 4, 4, requires_grad=True)
+    offsets = torch.tensor([0, 3, points])
+    pgconv.functional.point_conv(f, v, v, net, weight, group="T(1)", offsets=offsets).sum().backward()
+net = pgconv.kernel_nets.MLP(1, hidden=4, layers=2)
+step(100)
+before = peak()
+step(6000)
+print(peak() - before)
+"""
+
+
+@pytest.mark.parametrize("out", [4, 40], ids=["adjoint", "straight"])
+def test_ragged_batches_store_no_pairs(out):
+    """36 million pairs, which took 288 MB if they were listed; C to O chooses how the gradients are computed."""
+    run = subprocess.run([sys.executable, "-c", RAGGED.format(out=out)], capture_output=True, text=True, check=True)
+    assert float(run.stdout) < 40

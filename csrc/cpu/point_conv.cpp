@@ -7,6 +7,7 @@
 
 #include "features_host.h"
 #include "host.h"
+#include "transposed_lists.h"
 
 namespace pgconv {
 namespace {
@@ -176,44 +177,6 @@ void add_blocks(int64_t threads, const T* blocks, int64_t count, int64_t size, T
 
 struct PointGrads {
   Tensor f, v, u, params, weight, bias;
-};
-
-// Lists of every input's outputs, from those of every output's inputs.
-class TransposedLists {
- public:
-  template <class T>
-  TransposedLists(const PointProblem<T>& p, int64_t threads)
-      : sets_(p.pairs.batch == 0 ? 1 : p.sets), Nv_(p.elements.Nv), rowptr_(sets_ * Nv_ + 1, 0) {
-    const Neighborhoods& n = p.pairs;
-    int64_t Nu = p.elements.Nu;
-    index_.resize(n.rowptr[sets_ * Nu] + 1);  // never null
-    // A part owns inputs and reads all lists, twice.
-    int64_t parts = std::max<int64_t>(1, threads / sets_);
-    auto for_each_pair = [&](int64_t part, auto&& f) {
-      int64_t s = part / parts;
-      Range own = part_of(Nv_, parts, part % parts);
-      for (int64_t i = 0; i < Nu; ++i) {
-        const int64_t* row = n.rowptr + s * n.batch + i;
-        for (int64_t k = row[0]; k < row[1]; ++k) {
-          int64_t j = n.index ? n.index[k] : n.first[s * n.batch + i] + k - row[0];
-          if (j >= own.begin && j < own.end) f(s * Nv_ + j, i);
-        }
-      }
-    };
-    parallel_each(threads, sets_ * parts, [&](int64_t part) {
-      for_each_pair(part, [&](int64_t row, int64_t) { ++rowptr_[row + 1]; });
-    });
-    for (int64_t k = 0; k < sets_ * Nv_; ++k) rowptr_[k + 1] += rowptr_[k];
-    std::vector<int64_t> next(rowptr_.begin(), rowptr_.end() - 1);
-    parallel_each(threads, sets_ * parts, [&](int64_t part) {
-      for_each_pair(part, [&](int64_t row, int64_t i) { index_[next[row]++] = i; });
-    });
-  }
-  Neighborhoods lists() const { return {rowptr_.data(), index_.data(), nullptr, sets_ == 1 ? 0 : Nv_}; }
-
- private:
-  int64_t sets_, Nv_;
-  std::vector<int64_t> rowptr_, index_;
 };
 
 // The problem whose outputs are f's gradient.

@@ -11,7 +11,7 @@
 #pragma once
 
 #include "gemm.h"
-#include "point_pairs_impl.h"
+#include "pair_net_impl.h"
 
 namespace pgconv {
 namespace PGCONV_ISA {
@@ -94,12 +94,9 @@ struct PointConv {
   }
 
   struct Memory {
-    typename Net<T>::Workspace net;
-    T *phi, *signal, *M, *y;
-    Memory(Arena<T>& arena, const Problem& p) {
-      auto layout = NetLayout<T>::of(p.net);
-      net = Net<T>::Workspace::of(layout, arena.take(layout.workspace_size()));
-      phi = arena.take(kTile * layout.width);
+    typename PairNet<T>::Memory net;
+    T *signal, *M, *y;
+    Memory(Arena<T>& arena, const Problem& p) : net(arena, p) {
       signal = arena.take(Pairs<T>::signal_size(p));
       M = arena.take(rows(p) * moments_row(p));
       y = arena.take(rows(p) * outputs(p));
@@ -203,16 +200,13 @@ struct PointConv {
   static void forward(const Problem& p, int64_t s, int64_t begin, int64_t end, T* memory, T* out) {
     Arena<T> arena(memory);
     Memory m(arena, p);
-    auto layout = NetLayout<T>::of(p.net);
-    auto evaluate = Net<T>::evaluate_for(p.net.activation);
-    typename Pairs<T>::Elements elements(p, m.net.pairs);
+    PairNet<T> net(p, m.net, false);
     for (int64_t i0 = begin; i0 < end; i0 += rows(p)) {
       int64_t count = end - i0 < rows(p) ? end - i0 : rows(p);
       __builtin_memset(m.M, 0, sizeof(T) * count * moments_row(p));
       Pairs<T>::for_each_tile(p, s, i0, i0 + count, 0, p.elements.Nv, [&](const PairTile& tile) {
-        elements.coordinates(p, s, tile, m.net.x);
-        evaluate(layout, p.params, m.net.x, m.net.buffers, m.phi);
-        aggregate(p, typename Pairs<T>::Signal(p, s, tile, m.signal), tile, i0, m.phi, m.M);
+        const T* phi = net.features(s, tile);
+        aggregate(p, typename Pairs<T>::Signal(p, s, tile, m.signal), tile, i0, phi, m.M);
       });
       apply_head(p, s, i0, count, m.M, m.y, out);
     }
@@ -280,12 +274,11 @@ struct PointConv {
   }
 
   // Gradients of the phases of a recorded tile's last layer.
-  static void features_gradient(const Problem& p, const NetLayout<T>& layout,
-                                const typename Pairs<T>::Signal& signal, const PairTile& tile, int64_t i0,
-                                const BackwardMemory& m) {
-    int64_t H = layout.width, last = p.images() - 1;
-    T* g = Net<T>::gradient(layout, m.net.buffers);
-    const T* slopes = Net<T>::slopes(layout, m.net.buffers, layout.shape.hidden_layers - 1);
+  static void features_gradient(const Problem& p, const PairNet<T>& net, const typename Pairs<T>::Signal& signal,
+                                const PairTile& tile, int64_t i0, const BackwardMemory& m) {
+    int64_t H = net.layout.width, last = p.images() - 1;
+    T* g = net.gradient();
+    const T* slopes = net.slopes();
     for (int k = 0; k < tile.runs; ++k) {
       const Run& run = tile.run[k];
       T* to = g + run.start * H;
@@ -299,7 +292,6 @@ struct PointConv {
                            store<V>(x, b < last ? z : z * load<V>(d + r * H + h));
                          });
     }
-    __builtin_memset(g + tile.count * H, 0, sizeof(T) * (kTile - tile.count) * H);
   }
 
   // Adds the head's gradient from the moments of some outputs.
@@ -333,16 +325,11 @@ struct PointConv {
                        PointSums<T> sums) {
     Arena<T> arena(memory);
     BackwardMemory m(arena, p);
-    auto layout = NetLayout<T>::of(p.net);
-    auto evaluate = Net<T>::evaluate_for(p.net.activation);
-    auto record = Net<T>::record_for(p.net.activation);
-    typename Pairs<T>::Elements elements(p, m.net.pairs);
-    __builtin_memset(m.net.sums, 0, sizeof(T) * layout.totals_size());
+    PairNet<T> net(p, m.net, needs.features);
     int pending = 0;
     // Only sums over outputs need slabs.
     bool all = !p.pairs.rowptr;
     int64_t images = p.images(), Nv = p.elements.Nv, C = channels(p), step = all && needs.f ? slab(p) : Nv;
-    const T* phi = needs.features ? Net<T>::features(layout, m.net.buffers, layout.shape.hidden_layers - 1) : m.phi;
     T* grad_f = needs.f ? sums.f + s * images * Nv * p.C : nullptr;
 
     for (int64_t i0 = begin; i0 < end; i0 += rows(p)) {
@@ -353,21 +340,16 @@ struct PointConv {
         int64_t to = Nv - from < step ? Nv : from + step;
         if (needs.f && all) __builtin_memset(m.gf, 0, sizeof(T) * images * slab(p) * C);
         Pairs<T>::for_each_tile(p, s, i0, i0 + count, from, to, [&](const PairTile& tile) {
-          elements.coordinates(p, s, tile, m.net.x);
-          if (needs.features)
-            record(layout, p.params, m.net.x, m.net.buffers);
-          else
-            evaluate(layout, p.params, m.net.x, m.net.buffers, m.phi);
+          const T* phi = net.features(s, tile);
           if (needs.f) distribute(p, tile, i0, from, phi, m, grad_f);
           if (!needs.moments() && !needs.features) return;
           typename Pairs<T>::Signal signal(p, s, tile, m.signal);
           if (needs.moments()) aggregate(p, signal, tile, i0, phi, m.M);
           if (!needs.features) return;
-          features_gradient(p, layout, signal, tile, i0, m);
-          Net<T>::reverse(layout, p.params, m.net.x, m.net.buffers, m.net.sums, m.net.gx);
-          elements.coordinates_backward(p, s, tile, m.net.gx, sums.v, sums.u);
+          features_gradient(p, net, signal, tile, i0, m);
+          net.reverse(s, tile, sums);
           if (++pending == kFlushTiles) {
-            Net<T>::flush(layout, m.net.sums, sums.params);
+            net.flush(sums);
             pending = 0;
           }
         });
@@ -379,7 +361,7 @@ struct PointConv {
       if (needs.head) head_gradient(p, s, i0, count, m.M, sums.head);
       if (needs.outputs) apply_head(p, s, i0, count, m.M, m.y, sums.outputs);
     }
-    if (needs.features) Net<T>::flush(layout, m.net.sums, sums.params);
+    net.flush(sums);
   }
 
   static constexpr PointKernels<T> kernels = {rows, head_size, head_adjoint_size, pack_head, pack_head_adjoint,

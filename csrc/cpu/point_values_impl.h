@@ -45,12 +45,9 @@ struct PointValues {
   }
 
   struct Memory {
-    typename Net<T>::Workspace net;
-    T *phi, *psi, *signal, *outputs;
-    Memory(Arena<T>& arena, const Problem& p) {
-      auto layout = NetLayout<T>::of(p.net);
-      net = Net<T>::Workspace::of(layout, arena.take(layout.workspace_size()));
-      phi = arena.take(kTile * layout.width);
+    typename PairNet<T>::Memory net;
+    T *psi, *signal, *outputs;
+    Memory(Arena<T>& arena, const Problem& p) : net(arena, p) {
       psi = arena.take(kTile * channels(p));
       signal = arena.take(slab(p) * point(p));
       outputs = arena.take(rows(p) * point(p));
@@ -177,9 +174,7 @@ struct PointValues {
   static void forward(const Problem& p, int64_t s, int64_t begin, int64_t end, T* memory, T* out) {
     Arena<T> arena(memory);
     Memory m(arena, p);
-    auto layout = NetLayout<T>::of(p.net);
-    auto evaluate = Net<T>::evaluate_for(p.net.activation);
-    typename Pairs<T>::Elements elements(p, m.net.pairs);
+    PairNet<T> net(p, m.net, false);
     int64_t Nv = p.elements.Nv, image = Nv * p.C;
     const T* f = p.f + s * p.images() * image;
     for (int64_t i0 = begin; i0 < end; i0 += rows(p)) {
@@ -192,9 +187,7 @@ struct PointValues {
           },
           [&](const PairTile& tile, int64_t from) {
             gather_listed(p, f, image, tile, m.signal);
-            elements.coordinates(p, s, tile, m.net.x);
-            evaluate(layout, p.params, m.net.x, m.net.buffers, m.phi);
-            values(p, layout, tile.count, m.phi, m.psi);
+            values(p, net.layout, tile.count, net.features(s, tile), m.psi);
             for (int k = 0; k < tile.runs; ++k) {
               const Run& run = tile.run[k];
               sum(p, run.length, m.psi + run.start * channels(p), m.signal + place(p, run, from) * point(p),
@@ -215,24 +208,19 @@ struct PointValues {
                        PointSums<T> sums) {
     Arena<T> arena(memory);
     BackwardMemory m(arena, p);
-    auto layout = NetLayout<T>::of(p.net);
-    auto evaluate = Net<T>::evaluate_for(p.net.activation);
-    auto record = Net<T>::record_for(p.net.activation);
-    typename Pairs<T>::Elements elements(p, m.net.pairs);
-    __builtin_memset(m.net.sums, 0, sizeof(T) * layout.totals_size());
+    PairNet<T> net(p, m.net, needs.features);
     __builtin_memset(m.head, 0, sizeof(T) * Moments::moments(p));
-    int64_t Nv = p.elements.Nv, image = Nv * p.C, C = channels(p), H = layout.width;
+    int64_t Nv = p.elements.Nv, image = Nv * p.C, C = channels(p), H = net.layout.width;
     bool listed = p.pairs.rowptr, of_values = needs.features || needs.head;
     auto backward_of = needs.f ? of_values ? sum_backward<true, true> : sum_backward<false, true> : sum_backward<true, false>;
     const T* f = p.f + s * p.images() * image;
-    const T* phi = needs.features ? Net<T>::features(layout, m.net.buffers, layout.shape.hidden_layers - 1) : m.phi;
     T* grad_f = needs.f ? sums.f + s * p.images() * image : nullptr;
     auto add_input = [&](const T* from, int64_t j) {
       for (int64_t b = 0; b < p.images(); ++b) Moments::add(from + b * C, p.C, grad_f + b * image + j * p.C);
     };
     int pending = 0;
     auto flush = [&] {
-      if (needs.features) Net<T>::flush(layout, m.net.sums, sums.params);
+      net.flush(sums);
       if (needs.head) {
         Moments::add(m.head, Moments::moments(p), sums.head);
         __builtin_memset(m.head, 0, sizeof(T) * Moments::moments(p));
@@ -258,12 +246,8 @@ struct PointValues {
           [&](const PairTile& tile, int64_t from) {
             if (of_values) gather_listed(p, f, image, tile, m.signal);
             if (listed && needs.f) __builtin_memset(m.gf, 0, sizeof(T) * tile.count * point(p));
-            elements.coordinates(p, s, tile, m.net.x);
-            if (needs.features)
-              record(layout, p.params, m.net.x, m.net.buffers);
-            else
-              evaluate(layout, p.params, m.net.x, m.net.buffers, m.phi);
-            if (needs.f) values(p, layout, tile.count, phi, m.psi);
+            const T* phi = net.features(s, tile);
+            if (needs.f) values(p, net.layout, tile.count, phi, m.psi);
             for (int k = 0; k < tile.runs; ++k) {
               const Run& run = tile.run[k];
               int64_t at = place(p, run, from) * point(p);
@@ -274,9 +258,8 @@ struct PointValues {
               for_each_listed(p, tile, [&](int r, int64_t j) { add_input(m.gf + r * point(p), j); });
             if (needs.head) head_gradient(p, tile.count, H, phi, m.gpsi, m.head);
             if (needs.features) {
-              features_gradient(p, layout, tile.count, m);
-              Net<T>::reverse(layout, p.params, m.net.x, m.net.buffers, m.net.sums, m.net.gx);
-              elements.coordinates_backward(p, s, tile, m.net.gx, sums.v, sums.u);
+              features_gradient(p, net, tile.count, m.gpsi);
+              net.reverse(s, tile, sums);
             }
             if (++pending == kFlushTiles) flush();
           });
@@ -295,15 +278,14 @@ struct PointValues {
   }
 
   // Gradients of the phases of a recorded tile's last layer.
-  static void features_gradient(const Problem& p, const NetLayout<T>& layout, int count, const BackwardMemory& m) {
-    int64_t H = layout.width;
-    T* g = Net<T>::gradient(layout, m.net.buffers);
-    const T* slopes = Net<T>::slopes(layout, m.net.buffers, layout.shape.hidden_layers - 1);
-    product<V, true>(count, int(H), m.gpsi, channels(p), 1, p.head_adjoint, H, nullptr, int(p.C),
+  static void features_gradient(const Problem& p, const PairNet<T>& net, int count, const T* gpsi) {
+    int64_t H = net.layout.width;
+    T* g = net.gradient();
+    const T* slopes = net.slopes();
+    product<V, true>(count, int(H), gpsi, channels(p), 1, p.head_adjoint, H, nullptr, int(p.C),
                      [&](int r, int h, V z) __attribute__((always_inline)) {
                        store<V>(g + r * H + h, z * load<V>(slopes + r * H + h));
                      });
-    __builtin_memset(g + count * H, 0, sizeof(T) * (kTile - count) * H);
   }
 
   static constexpr PointKernels<T> kernels = {
