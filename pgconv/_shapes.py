@@ -74,6 +74,15 @@ def check_floating(op: str, name: str, value: torch.Tensor, allowed: tuple[torch
         )
 
 
+def check_mask(op: str, value: object, pattern: str, axes: dict[str, int | tuple[int, ...]]) -> torch.Tensor:
+    """A boolean mask of that shape."""
+    check_shape(op, "mask", value, pattern, axes)
+    mask = require_tensor(op, "mask", value)
+    if mask.dtype != torch.bool:
+        raise ValueError(f"{op}: mask must be boolean, received {describe(mask)}; compare it, e.g. mask > 0")
+    return mask
+
+
 def check_same_device(op: str, **tensors: torch.Tensor | None) -> None:
     """All tensors that are not None must live on one device."""
     first: tuple[str, torch.device] | None = None

@@ -78,7 +78,7 @@ def test_full_group_cannot_and_partial_group_can():
         "rotation": 45.0,
         "seed": 0,
     }
-    losses = train.fit(partial, digits, **options, progress=lambda step, loss: None)
+    losses = train.fit(partial, digits, **options, progress=lambda loss: None)
     assert losses[-1] < 0.3 < losses[0]
     assert train.accuracy(partial, digits) >= 0.98
     upright, upside_down = (

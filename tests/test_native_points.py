@@ -10,7 +10,7 @@ from test_backends import error
 import pgconv
 from pgconv import kernel_nets
 from pgconv.backends.cpp import point_conv as native
-from pgconv.backends.reference.lists import Lists
+from pgconv.backends.lists import Lists
 from pgconv.backends.reference.point_conv import point_conv as reference
 from pgconv.functional._kernel import KernelArgs
 
@@ -84,7 +84,24 @@ SHAPES = {
     "runs": ("SE(2)", "product", "convolution", 2, 1, 2, 190, 71, 9, 7, 8, 3, "sin", "runs-each", False, True),
     "steps": ("SE(2)", "product", "convolution", 2, 1, 2, 190, 71, 9, 7, 8, 3, "sin", "steps-each", False, True),
     "steps-shared": ("T(3)", "embed", "correlation", 3, 1, 1, 70, 171, 9, 4, 8, 3, "silu", "steps", False, True),
-    "steps-narrowing": ("T(2)", "product", "convolution", 2, 2, 2, 90, 71, 140, 2, 8, 3, "sin", "steps-each", False, True),
+    "steps-narrowing": (
+        "T(2)",
+        "product",
+        "convolution",
+        2,
+        2,
+        2,
+        90,
+        71,
+        140,
+        2,
+        8,
+        3,
+        "sin",
+        "steps-each",
+        False,
+        True,
+    ),
     "runs-widening": ("T(3)", "product", "correlation", 2, 1, 1, 190, 71, 3, 18, 8, 3, "silu", "runs", False, False),
     "no-pairs": ("SE(2)", "product", "convolution", 2, 1, 1, 4, 3, 2, 3, 4, 3, "sin", "empty", False, True),
     "no-inputs": ("SE(2)", "product", "convolution", 2, 1, 1, 0, 3, 2, 3, 4, 3, "sin", None, False, True),

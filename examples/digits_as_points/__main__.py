@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import csv
-import sys
 import time
 from pathlib import Path
 
 import torch
+
+from examples.digits_as_points import data, model, report, train
+from pgconv.demo.terminal import extra_is_missing, positive, table, training_bar
 
 NETWORKS = ("SE(2)", "T(2)")
 
@@ -21,28 +23,21 @@ def parser() -> argparse.ArgumentParser:
         "report how well they read upright and turned digits they have not seen.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
-    p.add_argument("--epochs", type=_positive, default=15, help="passes over the training digits")
+    p.add_argument("--epochs", type=positive, default=15, help="passes over the training digits")
     p.add_argument("--points", type=_pixels, default=32, help="brightest pixels of a digit that are kept, at most 64")
-    p.add_argument("--angles", type=_positive, default=4, help="group elements per point of the SE(2) network")
-    p.add_argument("--width", type=_positive, default=24, help="channels of every layer")
-    p.add_argument("--batch-size", type=_positive, default=64, help="digits per training step")
+    p.add_argument("--angles", type=positive, default=4, help="group elements per point of the SE(2) network")
+    p.add_argument("--width", type=positive, default=24, help="channels of every layer")
+    p.add_argument("--batch-size", type=positive, default=64, help="digits per training step")
     p.add_argument("--lr", type=float, default=2e-2, help="peak learning rate")
-    p.add_argument("--train-digits", type=_positive, default=1200, help="digits trained on, at most 1200")
+    p.add_argument("--train-digits", type=positive, default=1200, help="digits trained on, at most 1200")
     p.add_argument("--validate", action="store_true", help="to choose options: hold out a sixth of the training digits")
     p.add_argument("--seed", type=int, default=0, help="of the split, the initialisation, the training and the angles")
-    p.add_argument("--threads", type=_positive, default=torch.get_num_threads(), help="CPU threads")
+    p.add_argument("--threads", type=positive, default=torch.get_num_threads(), help="CPU threads")
     p.add_argument(
         "--output", type=Path, default=Path("demo-output/points"), help="folder for results.csv and the plot"
     )
     p.add_argument("--no-plot", action="store_true", help="leave out the plot and the accuracies it needs")
     return p
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, received {value}")
-    return value
 
 
 def _pixels(text: str) -> int:
@@ -55,13 +50,7 @@ def _pixels(text: str) -> int:
 def main(argv: list[str] | None = None) -> int:
     """Run the example; returns the exit status."""
     options = parser().parse_args(argv)
-    try:
-        from tqdm import tqdm
-
-        from examples.digits_as_points import data, model, report, train
-        from pgconv.demo.report import table
-    except ImportError as error:
-        print(f"This example needs the demo extra: pip install 'pgconv[demo]' ({error})", file=sys.stderr)
+    if extra_is_missing("This example"):
         return 1
     torch.set_num_threads(options.threads)
     digits, held_out = data.load(options.points, options.seed, options.validate)
@@ -79,12 +68,7 @@ def main(argv: list[str] | None = None) -> int:
             row["parameters"] = sum(p.numel() for p in net.parameters())
             steps = options.epochs * train.steps_per_epoch(digits, options.batch_size)
             begin = time.perf_counter()
-            with tqdm(total=steps, desc=f"{group:<5} {way}", unit="step", mininterval=0.5) as bar:
-
-                def progress(loss: float, bar=bar) -> None:
-                    bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-                    bar.update()
-
+            with training_bar(f"{group:<5} {way}", steps) as progress:
                 fit = {"epochs": options.epochs, "batch_size": options.batch_size, "lr": options.lr}
                 train.fit(net, digits, rotated=way == "rotated", seed=options.seed, progress=progress, **fit)
             row["seconds"] = row.get("seconds", 0.0) + time.perf_counter() - begin

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import csv
-import sys
 import time
 from pathlib import Path
 
 import torch
 
 import pgconv
+from pgconv.demo import data, model, report, train
+from pgconv.demo.terminal import extra_is_missing, positive, table, training_bar
 
 
 def parser() -> argparse.ArgumentParser:
@@ -25,12 +26,12 @@ def parser() -> argparse.ArgumentParser:
         "--task", choices=("6-180", "6-M"), default="6-180", help="other class: turned by 180 degrees, or mirrored"
     )
     p.add_argument("--group", choices=("SE(2)", "M(2)", "E(2)"), default="SE(2)", help="group of both networks")
-    p.add_argument("--epochs", type=_positive, default=60)
+    p.add_argument("--epochs", type=positive, default=60)
     p.add_argument("--seed", type=int, default=0, help="of the split, the initialisation and the training")
     p.add_argument("--output", type=Path, default=Path("demo-output"), help="folder for the plots and results.csv")
-    p.add_argument("--width", type=_positive, default=12, help="channels of every layer")
-    p.add_argument("--samples", type=_positive, help="group elements per layer (default: 8; 2 for M(2))")
-    p.add_argument("--batch-size", type=_positive, default=32)
+    p.add_argument("--width", type=positive, default=12, help="channels of every layer")
+    p.add_argument("--samples", type=positive, help="group elements per layer (default: 8; 2 for M(2))")
+    p.add_argument("--batch-size", type=positive, default=32)
     p.add_argument("--lr", type=float, default=1e-2, help="peak learning rate")
     p.add_argument("--range-lr", type=float, default=1e-2, help="peak learning rate of the learned arcs")
     p.add_argument("--gate-lr", type=float, default=5e-2, help="peak learning rate of the learned gates (mirror)")
@@ -40,27 +41,15 @@ def parser() -> argparse.ArgumentParser:
         default=45.0,
         help="each training image is first turned at random up to this angle (degrees)",
     )
-    p.add_argument("--rounds", type=_positive, default=12, help="timed training steps per backend")
-    p.add_argument("--threads", type=_positive, help="CPU threads (default: torch's)")
+    p.add_argument("--rounds", type=positive, default=12, help="timed training steps per backend")
+    p.add_argument("--threads", type=positive, help="CPU threads (default: torch's)")
     return p
-
-
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, received {value}")
-    return value
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the demo; returns the exit status."""
     options = parser().parse_args(argv)
-    try:
-        from tqdm import tqdm
-
-        from pgconv.demo import data, model, report, train
-    except ImportError as error:
-        print(f"pgconv.demo needs the demo extra: pip install 'pgconv[demo]' ({error})", file=sys.stderr)
+    if extra_is_missing("pgconv.demo"):
         return 1
     if options.threads:
         torch.set_num_threads(options.threads)
@@ -79,12 +68,7 @@ def main(argv: list[str] | None = None) -> int:
         net = nets[name] = model.DigitNet(options.group, partial, options.width, samples)
         steps = options.epochs * max(1, len(digits.train) // (options.batch_size // 2))
         begin = time.perf_counter()
-        with tqdm(total=steps, desc=f"{name:<13}", unit="step", mininterval=0.5) as bar:
-
-            def progress(step: int, loss: float, bar=bar) -> None:
-                bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
-                bar.update(step - bar.n)
-
+        with training_bar(f"{name:<13}", steps) as progress:
             train.fit(
                 net,
                 digits,
@@ -109,7 +93,7 @@ def main(argv: list[str] | None = None) -> int:
         (name, f"{100 * accuracies[name]:.1f} %", f"{near[name]:.3f}", f"{far[name]:.3f}", f"{seconds[name]:.0f} s")
         for name in nets
     ]
-    print("\n" + report.table(rows))
+    print("\n" + table(rows))
 
     same = train.class_difference(nets["G-CNN"], digits)
     verdict = "it cannot tell them apart" if same < 1e-4 else "this group does not contain the transformation"
@@ -126,7 +110,7 @@ def main(argv: list[str] | None = None) -> int:
     times = train.time_steps(nets["Partial G-CNN"], digits, options.batch_size, list(ways.values()), options.rounds)
     rows = [("training step (forward + backward)", "time", "ratio")]
     rows += [(name, f"{time_:.1f} ms", f"{time_ / times[0]:.2f}") for name, time_ in zip(ways, times)]
-    print("\n" + report.table(rows))
+    print("\n" + table(rows))
 
     options.output.mkdir(parents=True, exist_ok=True)
     report.plot_ranges(nets["Partial G-CNN"], options.output / "learned_subsets.png")

@@ -1,4 +1,4 @@
-"""Tables and plots of the demo."""
+"""Words and plots of the demo."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from pgconv.demo.curves import ACCENT, GREY, plot_curves, pyplot
 from pgconv.sampling import Sampler
 
-_COLOURS = {"G-CNN": "#7a8794", "Partial G-CNN": "#c2410c"}
+_COLOURS = {"G-CNN": GREY, "Partial G-CNN": ACCENT}
 
 
 def learned_ranges(net: nn.Module) -> list[tuple[str, Sampler]]:
@@ -36,16 +37,9 @@ def describe_range(sampler: Sampler) -> str:
     return ", ".join(parts)
 
 
-def table(rows: list[tuple[str, ...]]) -> str:
-    """Plain text columns; the first row is the heading."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]
-    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
-
-
 def plot_ranges(net: nn.Module, path: Path) -> None:
     """The learned subset of every layer: an arc of angles, its mirrored copy shaded by its probability."""
-    plt = _pyplot()
+    plt = pyplot()
     layers: list[tuple[str, Sampler | None]] = [("lift", None), *learned_ranges(net)]
     figure, axes = plt.subplots(1, len(layers), figsize=(2.7 * len(layers), 3.4), subplot_kw={"projection": "polar"})
     for axis, (name, sampler) in zip(axes, layers):
@@ -68,23 +62,16 @@ def plot_ranges(net: nn.Module, path: Path) -> None:
 
 def plot_response(degrees: list[float], curves: dict[str, list[float]], task: str, path: Path) -> None:
     """Mean probability of "6" over held-out digits against the rotation of the input."""
-    plt = _pyplot()
-    figure, axis = plt.subplots(figsize=(6.2, 3.4))
-    for name, curve in curves.items():
-        axis.plot(degrees, curve, label=name, color=_COLOURS[name], linewidth=2)
-    axis.axhline(0.5, color="#cbd5e1", linewidth=0.8, zorder=0)
-    axis.set_xlabel("rotation of the input (degrees, counter-clockwise)")
-    axis.set_ylabel('probability of "6"')
-    axis.set_xticks(range(-180, 181, 45))
-    axis.set_xlim(-180, 180)
-    axis.set_ylim(-0.03, 1.03)
-    axis.set_title(f"Response to rotation, held-out digits, task {task}", fontsize=11)
-    axis.legend(loc="upper right", frameon=False, bbox_to_anchor=(1.0, 0.93))
-    for side in ("top", "right"):
-        axis.spines[side].set_visible(False)
-    figure.tight_layout()
-    figure.savefig(path, dpi=130)
-    plt.close(figure)
+    plot_curves(
+        degrees,
+        curves,
+        path,
+        colours=_COLOURS,
+        level=0.5,
+        words=(f"Response to rotation, held-out digits, task {task}", "rotation of the input", 'probability of "6"'),
+        limits=(-0.03, 1.03),
+        legend={"loc": "upper right", "bbox_to_anchor": (1.0, 0.93)},
+    )
 
 
 def _arc(sampler: Sampler | None) -> tuple[float, float | None]:
@@ -94,12 +81,3 @@ def _arc(sampler: Sampler | None) -> tuple[float, float | None]:
         mirror = float(sampler.mirror_probability) if hasattr(sampler, "mirror_probability") else None
         return float(sampler.theta_effective), mirror
     return 0.02, float(sampler.range()[-1])
-
-
-def _pyplot():
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    return plt

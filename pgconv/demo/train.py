@@ -38,7 +38,7 @@ def fit(
     gate_lr: float,
     rotation: float,
     seed: int,
-    progress: Callable[[int, float], None],
+    progress: Callable[[float], None],
 ) -> list[float]:
     """Train, turning images at random within ``rotation`` degrees before they are transformed; returns the losses."""
     generator = torch.Generator().manual_seed(seed)
@@ -64,7 +64,7 @@ def fit(
         optimizer.step()
         schedule.step()
         losses.append(loss.item())
-        progress(step + 1, losses[-1])
+        progress(losses[-1])
     return losses
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pgconv._shapes import check_shape, describe, require_tensor, values_can_be_read
-from pgconv.backends.reference.lists import Lists
+from pgconv.backends.lists import Lists
 
 Neighbors = Tensor | tuple[Tensor, Tensor]
 Offsets = Tensor | tuple[Tensor, Tensor]

@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pgconv.backends.reference.vjp import independent
+
 Evaluate = Callable[[Sequence[Any]], Iterable[tuple[slice, Tensor]]]
 """From the operands, None among them, to the places of the pieces on axis 1 and their values, one after the other."""
 
@@ -60,8 +62,7 @@ class _Recomputed(torch.autograd.Function):
         further = torch.is_grad_enabled()
         needs = ctx.needs_input_grad[2:]
         with torch.enable_grad(), ctx.autocast:
-            # Fresh views: an operand computed from another one must count as independent of it here.
-            views = [None if x is None else _view(x, need) for x, need in zip(ctx.saved_tensors, needs)]
+            views = [independent(x, need) for x, need in zip(ctx.saved_tensors, needs)]
             asked = [x for x, need in zip(views, needs) if need]
             total = [torch.zeros_like(x, memory_format=torch.contiguous_format, requires_grad=False) for x in asked]
             for rows, value in ctx.evaluate(views):
@@ -69,9 +70,3 @@ class _Recomputed(torch.autograd.Function):
                 total = [t if x is None else t + x if further else t.add_(x) for t, x in zip(total, found)]
         results = iter(total)
         return None, None, *[next(results) if need else None for need in needs]
-
-
-def _view(x: Tensor, need: bool) -> Tensor:
-    if not need:
-        return x.detach()
-    return x.view_as(x) if x.requires_grad else x.detach().requires_grad_()

@@ -9,25 +9,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pgconv.backends.lists import Lists
 from pgconv.backends.reference import point_conv as contraction
-from pgconv.backends.reference.lists import Lists
 from pgconv.backends.reference.pieces import pieces
 from pgconv.functional._kernel import KernelArgs
 from pgconv.functional._pieces import can_be_recomputed, in_pieces
 
+Operands = tuple[Tensor, Tensor, Tensor, Tensor, Tensor | None]
+"""f, v, u, weight, bias."""
 
-def contract(
-    kernel: KernelArgs,
-    f: Tensor,
-    v: Tensor,
-    u: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    lists: Lists,
-    depthwise: bool,
-) -> Tensor:
+
+def contract(kernel: KernelArgs, operands: Operands, lists: Lists, depthwise: bool) -> Tensor:
     """``[B,Nu,O]``, see ``ops.point_conv``; a few outputs at a time with recomputation, so memory is linear in the points."""
-    operands = f, v, u, weight, bias
+    _, _, u, weight, _ = operands
     parameters = kernel.parameters()
     if not can_be_recomputed((*operands, *parameters.values())):
         features = partial(_features, kernel, weight.dtype)

@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 
 from pgconv import ops
-from pgconv._shapes import check_floating, check_shape, describe
+from pgconv._shapes import check_floating, check_mask, check_shape
+from pgconv.backends.lists import Lists
 from pgconv.backends.reference import point_conv as contraction
-from pgconv.backends.reference.lists import Lists
-from pgconv.functional import _unfused
 from pgconv.functional._kernel import (
     KernelArgs,
     check_devices,
@@ -19,6 +18,7 @@ from pgconv.functional._kernel import (
     safe_reciprocal,
 )
 from pgconv.functional._lists import Examples, Neighbors, Offsets, neighbor_lists, ragged_lists
+from pgconv.functional._unfused import Operands, contract
 from pgconv.ops import dispatch
 
 
@@ -114,7 +114,7 @@ def point_conv(
         f = torch.where(mask[..., None], f, torch.zeros_like(f))
     if share is not None:
         f = f * share[..., None]
-    out = _contract(kernel, f, v, u, weight, weight_bias, lists, depthwise)
+    out = _contract(kernel, (f, v, u, weight, weight_bias), lists, depthwise)
     if reduction == "mean":
         out = out * _mean_factor(f, share, lists, examples, u.shape[1])[..., None].to(out.dtype)
     if out_gate is not None:
@@ -123,19 +123,11 @@ def point_conv(
     return out
 
 
-def _contract(
-    kernel: KernelArgs,
-    f: Tensor,
-    v: Tensor,
-    u: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    lists: Lists,
-    depthwise: bool,
-) -> Tensor:
+def _contract(kernel: KernelArgs, operands: Operands, lists: Lists, depthwise: bool) -> Tensor:
     spec = kernel.fused_spec()
     if spec is None:
-        return _unfused.contract(kernel, f, v, u, weight, bias, lists, depthwise)
+        return contract(kernel, operands, lists, depthwise)
+    f, v, u, weight, bias = operands
     v, u, params = kernel.operands(v, u)
     request = dispatch.request("point_conv", kernel.backend)
     return ops.point_conv(f, v, u, params, weight, bias, *lists, str(spec), depthwise, request)
@@ -148,9 +140,7 @@ def _sample_share(op: str, f: Tensor, sample_weight: Tensor | None, mask: Tensor
         check_shape(op, "sample_weight", sample_weight, "S Nv", {"S": (1, f.shape[0]), "Nv": f.shape[1]})
         share = sample_weight.to(f.dtype)
     if mask is not None:
-        check_shape(op, "mask", mask, "B Nv", {"B": f.shape[0], "Nv": f.shape[1]})
-        if mask.dtype != torch.bool:
-            raise ValueError(f"{op}: mask must be boolean, received {describe(mask)}; compare it, e.g. mask > 0")
+        check_mask(op, mask, "B Nv", {"B": f.shape[0], "Nv": f.shape[1]})
         share = mask.to(f.dtype) if share is None else torch.where(mask, share, torch.zeros_like(share))
     return share
 

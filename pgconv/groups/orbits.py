@@ -128,9 +128,6 @@ class Orbits(Group):
     def lift(self, x: Tensor) -> Tensor:
         return self.base.lift(x)
 
-    def isotropy(self, n: int, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Tensor:
-        return self.base.isotropy(n, dtype, device)
-
     def _check_part(self, part: str) -> None:
         if part != "all":
             raise ValueError(f"part: orbit coordinates go with the part 'all' only, received {part!r} for {self.name}")

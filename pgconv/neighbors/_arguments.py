@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pgconv import groups
-from pgconv._shapes import check_same_device, check_shape, describe, require_tensor
+from pgconv._shapes import check_mask, check_same_device, describe
 from pgconv.functional._kernel import check_elements
 from pgconv.groups import Group
 
@@ -67,7 +67,7 @@ def check_sets(op: str, v: object, u: object, group: object, stabilizer_weight: 
     elements = check_elements(op, metric.group, "v", v, dict(axes), "S Nv e")
     outputs = check_elements(op, metric.group, "u", u, dict(axes), "S Nu e")
     check_same_device(op, v=elements, u=outputs, mask=mask)
-    there = check_mask(op, mask, elements, "S Nv", axes | {"Nv": elements.shape[1]})
+    there = present(op, mask, elements, "S Nv", axes | {"Nv": elements.shape[1]})
     return Sets(metric, elements.detach().double(), outputs.detach().double(), there)
 
 
@@ -76,15 +76,10 @@ def check_metric(op: str, group: object, stabilizer_weight: object) -> Metric:
     return Metric(groups.get(group), check_number(op, "stabilizer_weight", stabilizer_weight))
 
 
-def check_mask(op: str, mask: object, elements: Tensor, pattern: str, axes: dict) -> Tensor:
+def present(op: str, mask: object, elements: Tensor, pattern: str, axes: dict) -> Tensor:
     """Which elements are there: those that are numbers and not masked."""
     there = elements.isfinite().all(-1)
-    if mask is None:
-        return there
-    check_shape(op, "mask", mask, pattern, axes)
-    if require_tensor(op, "mask", mask).dtype != torch.bool:
-        raise ValueError(f"{op}: mask must be boolean, received {describe(mask)}; compare it, e.g. mask > 0")
-    return there & mask
+    return there if mask is None else there & check_mask(op, mask, pattern, axes)
 
 
 def check_number(op: str, name: str, value: object) -> float:

@@ -9,7 +9,7 @@ from pgconv._shapes import check_positive_int, check_same_device
 from pgconv.functional._kernel import check_elements
 from pgconv.groups import Group
 from pgconv.groups.base import uniforms
-from pgconv.neighbors._arguments import broadcast_size, check_generator, check_mask, check_metric
+from pgconv.neighbors._arguments import broadcast_size, check_generator, check_metric, present
 
 
 def farthest_points(
@@ -61,7 +61,7 @@ def farthest_points(
     elements = check_elements(op, metric.group, "x", x, dict(axes), "S N e")
     check_same_device(op, x=x, mask=mask)
     n, device = x.shape[1], x.device
-    there = check_mask(op, mask, elements, "S N", axes | {"N": n})
+    there = present(op, mask, elements, "S N", axes | {"N": n})
     for name, value, last in (("count", count, n), ("start", start, n - 1)):
         if value > last:
             raise ValueError(f"{op}: {name} must be at most {last} for the {n} elements of x, received {value}")

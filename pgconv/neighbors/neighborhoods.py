@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -17,8 +17,35 @@ from pgconv.neighbors._arguments import check_number
 Neighborhood = Callable[..., Neighbors]
 
 
+class _Search:
+    """Checks the numbers of a neighbourhood, and passes those that all have to its search."""
+
+    stabilizer_weight: float
+
+    def __post_init__(self) -> None:
+        for number in fields(self):  # type: ignore[arg-type]
+            check = check_positive_int if number.name == "count" else check_number
+            check(type(self).__name__, number.name, getattr(self, number.name))
+
+    def __call__(
+        self,
+        v: Tensor,
+        u: Tensor,
+        group: str | Group,
+        mask: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Neighbors:
+        """Neighbours of every output."""
+        return self._find(v, u, group, generator, mask=mask, stabilizer_weight=self.stabilizer_weight)
+
+    def _find(
+        self, v: Tensor, u: Tensor, group: str | Group, generator: torch.Generator | None, **options
+    ) -> Neighbors:
+        raise NotImplementedError
+
+
 @dataclass(frozen=True)
-class Nearest:
+class Nearest(_Search):
     """The ``count`` nearest inputs in ``d(v, u) = |t| + stabilizer_weight |log h|``, ``(t, h) = v^-1 u``; see `nearest`.
 
     Called as ``(v [S|1, Nv, e], u [S|1, Nu, e], group, mask [S|1, Nv] = None, generator=None)``, it returns what
@@ -32,24 +59,14 @@ class Nearest:
     count: int
     stabilizer_weight: float = 1.0
 
-    def __post_init__(self) -> None:
-        check_positive_int("Nearest", "count", self.count)
-        check_number("Nearest", "stabilizer_weight", self.stabilizer_weight)
-
-    def __call__(
-        self,
-        v: Tensor,
-        u: Tensor,
-        group: str | Group,
-        mask: Tensor | None = None,
-        generator: torch.Generator | None = None,
+    def _find(
+        self, v: Tensor, u: Tensor, group: str | Group, generator: torch.Generator | None, **options
     ) -> Neighbors:
-        """``[S, Nu, count]``."""
-        return search.nearest(v, u, group, self.count, stabilizer_weight=self.stabilizer_weight, mask=mask)
+        return search.nearest(v, u, group, self.count, **options)
 
 
 @dataclass(frozen=True)
-class Within:
+class Within(_Search):
     """All inputs within ``radius``; see `within` and, for the call, `Nearest`.
 
     >>> x = torch.tensor([[[0.0], [1.0], [3.0]]])
@@ -60,24 +77,14 @@ class Within:
     radius: float
     stabilizer_weight: float = 1.0
 
-    def __post_init__(self) -> None:
-        check_number("Within", "radius", self.radius)
-        check_number("Within", "stabilizer_weight", self.stabilizer_weight)
-
-    def __call__(
-        self,
-        v: Tensor,
-        u: Tensor,
-        group: str | Group,
-        mask: Tensor | None = None,
-        generator: torch.Generator | None = None,
+    def _find(
+        self, v: Tensor, u: Tensor, group: str | Group, generator: torch.Generator | None, **options
     ) -> Neighbors:
-        """``(rowptr [S Nu + 1], index [nnz])``."""
-        return search.within(v, u, group, self.radius, stabilizer_weight=self.stabilizer_weight, mask=mask)
+        return search.within(v, u, group, self.radius, **options)
 
 
 @dataclass(frozen=True)
-class Ball:
+class Ball(_Search):
     """At most ``count`` inputs within ``radius``, drawn with the generator; see `ball` and, for the call, `Nearest`.
 
     >>> x = torch.tensor([[[0.0], [1.0], [3.0]]])
@@ -89,19 +96,7 @@ class Ball:
     count: int
     stabilizer_weight: float = 1.0
 
-    def __post_init__(self) -> None:
-        check_number("Ball", "radius", self.radius)
-        check_positive_int("Ball", "count", self.count)
-        check_number("Ball", "stabilizer_weight", self.stabilizer_weight)
-
-    def __call__(
-        self,
-        v: Tensor,
-        u: Tensor,
-        group: str | Group,
-        mask: Tensor | None = None,
-        generator: torch.Generator | None = None,
+    def _find(
+        self, v: Tensor, u: Tensor, group: str | Group, generator: torch.Generator | None, **options
     ) -> Neighbors:
-        """``[S, Nu, count]``."""
-        options = {"stabilizer_weight": self.stabilizer_weight, "mask": mask, "generator": generator}
-        return search.ball(v, u, group, self.radius, self.count, **options)
+        return search.ball(v, u, group, self.radius, self.count, generator=generator, **options)

@@ -9,10 +9,10 @@ from pgconv import functional, groups
 from pgconv._shapes import (
     check_choice,
     check_floating,
+    check_mask,
     check_positive_int,
     check_same_device,
     check_shape,
-    describe,
     values_can_be_read,
 )
 from pgconv.groups import Group, Orbits
@@ -96,19 +96,14 @@ class PointLift(nn.Module):
         check_same_device("PointLift", x=x, f=f, mask=mask)
         weights = x.new_ones(x.shape[:2])
         if mask is not None:
-            check_shape("PointLift", "mask", mask, "B P", {"B": x.shape[0], "P": x.shape[1]})
-            if mask.dtype != torch.bool:
-                raise ValueError(
-                    f"PointLift: mask must be boolean, received {describe(mask)}; compare it, e.g. mask > 0"
-                )
-            weights = mask.to(x.dtype)
+            weights = check_mask("PointLift", mask, "B P", {"B": x.shape[0], "P": x.shape[1]}).to(x.dtype)
         elements, n = self._elements(x, generator), self.num_samples
         return f.repeat_interleave(n, 1), Samples(elements, weights.repeat_interleave(n, 1))
 
     def _elements(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
         plain, n = self._plain, self.num_samples
         like = {"dtype": x.dtype, "device": x.device}
-        g, orbits = self.group.lift(x).split([plain.element_dim, plain.orbit_dim], -1)
+        g, orbits = plain.lift(x).split([plain.element_dim, plain.orbit_dim], -1)
         if values_can_be_read(g):
             reason = plain.invalid(g)
             if reason is not None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from pgconv.backends.reference.vjp import independent
 from pgconv.ops import dispatch
 from pgconv.spec import Facts, Plan
 
@@ -142,9 +143,8 @@ def _register_backward(family: Family) -> None:
         decoded = family.decode(*ctx.statics)
         further = torch.is_grad_enabled()
         with torch.enable_grad():
-            # Fresh views: a tensor computed from another argument must count as independent of it here.
-            grad = _view(grad, True)
-            differentiable = [None if t is None else _view(t, True) for t in tensors[:count]]
+            grad = independent(grad)
+            differentiable = [independent(t) for t in tensors[:count]]
             chosen = [(t, c) for t, c, n in zip(differentiable, cotangents, ctx.needs) if n and t is not None]
             sources = [grad, *[t for t in differentiable if t is not None]]
             total: list[torch.Tensor | None] = [None] * len(sources)
@@ -168,10 +168,6 @@ def _register_backward(family: Family) -> None:
 
     _implement(family, f"{family.name}_backward", forward, fake, 1)
     torch.library.register_autograd(f"pgconv::{family.name}_backward", backward, setup_context=setup_context, lib=LIB)
-
-
-def _view(tensor: torch.Tensor, grad: bool) -> torch.Tensor:
-    return tensor.view_as(tensor) if tensor.requires_grad else tensor.detach().requires_grad_(grad)
 
 
 def _pack(tensors: list[torch.Tensor]) -> Any:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from pgconv.backends.reference.lists import Lists
+from pgconv.backends.lists import Lists
 from pgconv.backends.reference.pieces import pieces
 from pgconv.backends.reference.point_conv import point_conv as reference
 from pgconv.ops._define import Family, define_op

@@ -8,7 +8,7 @@ from typing import Any
 from pgconv.backends import vendor_conv
 from pgconv.backends.base import raw_functions
 from pgconv.backends.cpp import features, group_conv2d, library, point_conv
-from pgconv.backends.reference.lists import Lists
+from pgconv.backends.lists import Lists
 from pgconv.spec import Facts
 
 _ORDERS = {

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pgconv.backends.cpp.library import ops
-from pgconv.backends.reference.lists import Lists
+from pgconv.backends.lists import Lists
 from pgconv.spec import FeatureSpec
 
 Operands = Sequence[Tensor | None]

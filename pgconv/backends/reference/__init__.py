@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from pgconv.backends.base import raw_functions
+from pgconv.backends.lists import Lists
 from pgconv.backends.reference import features, group_conv2d, point_conv
-from pgconv.backends.reference.lists import Lists
 from pgconv.backends.reference.vjp import vjp
 from pgconv.spec import ConvGeometry, Facts, FeatureSpec
 

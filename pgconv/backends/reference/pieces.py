@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pgconv.backends.reference.lists import Lists
+from pgconv.backends.lists import Lists
 
 FEATURES = 1 << 18
 """Numbers in the features of the pairs taken together, unless one row of outputs has more: about what a core's cache holds."""

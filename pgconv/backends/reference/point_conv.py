@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 import torch
 
+from pgconv.backends.lists import Lists
 from pgconv.backends.reference.features import pair_features
-from pgconv.backends.reference.lists import Lists
 from pgconv.spec import FeatureSpec
 
 Features = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]

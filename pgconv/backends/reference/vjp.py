@@ -1,4 +1,4 @@
-"""Vector-Jacobian product of a plain PyTorch function, usable inside an operator's kernel."""
+"""Derivatives of plain PyTorch functions, for use where autograd records the caller or does not record at all."""
 
 from __future__ import annotations
 
@@ -29,3 +29,11 @@ def vjp(
         wanted = [x for x in leaves if x is not None and x.requires_grad]
         grads = iter(torch.autograd.grad(function(*leaves), wanted, grad, allow_unused=True, materialize_grads=True))
         return [next(grads) if x is not None and x.requires_grad else None for x in leaves]
+
+
+def independent(x: torch.Tensor | None, need: bool = True) -> torch.Tensor | None:
+    """The same values as a variable of its own: an argument computed from another one counts as independent of it, and what is made
+    of the view can still be differentiated further. Without ``need`` it is a constant."""
+    if x is None or not need:
+        return None if x is None else x.detach()
+    return x.view_as(x) if x.requires_grad else x.detach().requires_grad_()
