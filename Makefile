@@ -22,6 +22,7 @@ test: $(VENV)/.test
 
 # The native tests on a library built with the address and undefined-behaviour sanitizers, in a package of its own.
 SANITIZED := build/sanitize
+SANITIZED_TESTS := native_conv native_points bfloat16 point_rotations emulator cuda_features cuda_points
 test-sanitize: $(VENV)/.test
 	mkdir -p $(SANITIZED)/pgconv
 	cp -r pgconv/. $(SANITIZED)/pgconv
@@ -32,7 +33,7 @@ test-sanitize: $(VENV)/.test
 	# From its folder: the package beside which Python starts is the one it imports.
 	cd $(SANITIZED) && OMP_NUM_THREADS=1 ASAN_OPTIONS=detect_leaks=0 \
 	  LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
-	  $(abspath $(BIN))/python -m pytest -q -n $(WORKERS) $(addprefix $(CURDIR)/tests/test_,native_conv.py native_points.py bfloat16.py point_rotations.py)
+	  $(abspath $(BIN))/python -m pytest -q -n $(WORKERS) $(addprefix $(CURDIR)/tests/test_,$(addsuffix .py,$(SANITIZED_TESTS)))
 
 build: $(VENV)/.built
 
@@ -52,15 +53,25 @@ bench: $(VENV)/.test
 docs: $(VENV)/.test
 	$(BIN)/python -m pytest --doctest-glob='*.md' README.md docs
 
-test-gpu bench-gpu gpu-record:
-	@echo "$@: this version has no GPU kernels yet; on CUDA tensors the reference runs" >&2
+# On a machine with a GPU and a Python that has torch with CUDA, cmake, ninja, pybind11 and pytest: nothing is installed. Without
+# a GPU the same tests run on the emulator.
+GPU_PYTHON ?= python3
+GPU_ARCHITECTURES ?= 80;90a
+test-gpu:
+	cmake -G Ninja -DPython_EXECUTABLE=$(shell command -v $(GPU_PYTHON)) "-DPGCONV_CUDA_ARCHITECTURES=$(GPU_ARCHITECTURES)" -B build/gpu -S .
+	cmake --build build/gpu
+	PYTHONPATH=$(CURDIR) $(GPU_PYTHON) -m pytest -q tests/test_emulator.py tests/test_cuda_features.py tests/test_cuda_points.py \
+	  tests/test_cuda_backend.py $(ARGS)
+
+bench-gpu gpu-record:
+	@echo "$@: there are no benchmarks on GPUs yet" >&2
 	@false
 
 clean:
 	rm -rf build dist *.egg-info pgconv/_lib/*.so demo-output .pytest_cache .ruff_cache
 
 # Stamps: an environment is made once, the native library is rebuilt when its sources change.
-NATIVE := $(shell find csrc -name '*.h' -o -name '*.cpp') CMakeLists.txt setup.py pyproject.toml
+NATIVE := $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu' -o -name '*.cuh') CMakeLists.txt setup.py pyproject.toml
 
 $(VENV)/.torch:
 	$(PYTHON) -m venv $(VENV)
@@ -78,4 +89,6 @@ $(VENV)/.demo: $(VENV)/.built
 
 $(VENV)/.test: $(VENV)/.demo
 	$(BIN)/python -m pip install --quiet "pytest>=8,<10" "pytest-xdist>=3.5,<4" "mpmath>=1.3,<2" "scipy>=1.11,<2" "ruff==0.17.6"
+	# What the GPU kernels were compiled to is read without a GPU.
+	$(BIN)/python -m pip install --quiet "nvidia-cuda-cuobjdump>=13,<14" "nvidia-cuda-nvdisasm>=13,<14"
 	touch $@

@@ -27,12 +27,15 @@ def show_config() -> str:
     devices = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
     for name in backends.NAMES:
         backend = backends.load(name)
-        states = [f"{device}: {backend.unavailable(device) or 'available'}" for device in devices]
+        own = [device for device in devices if device in backend.devices] or backend.devices[:1]
+        states = [f"{device}: {backend.unavailable(device) or 'available'}" for device in own]
         lines.append(f"backend {name}: {'; '.join(states)}")
         detail = getattr(backend, "describe", None)
-        if detail is not None:
+        if detail is not None and detail() not in states[0]:
             lines.append(f"  {detail()}")
-    lines.append("backends cuda, triton: not in this version; CUDA tensors run on the reference")
+    lines.append(
+        "backend triton: not in this version; what the backend cuda does not take on CUDA tensors runs on the reference"
+    )
     return "\n".join(lines)
 
 

@@ -2,60 +2,16 @@
 
 import pytest
 import torch
+from feature_checks import DTYPES, check, check_net, make_net, operands
 
-from pgconv import backends, groups, kernel_nets
-from pgconv.backends.cpp import features, library
-from pgconv.backends.reference import features as reference
+from pgconv import backends, groups
+from pgconv.backends import native_features
+from pgconv.backends.cpp import library
 from pgconv.kernel_nets import packing
 from pgconv.spec import FeatureSpec
 
 if "cpp" not in backends.available("cpu"):
     pytest.skip(f"no native library: {library.load_error()}", allow_module_level=True)
-
-BOUNDS = {torch.float32: 1e-5, torch.float64: 1e-11}
-DTYPES = pytest.mark.parametrize("dtype", BOUNDS, ids=lambda d: str(d).removeprefix("torch."))
-
-
-def make_net(activation, coord_dim, hidden=9, layers=3):
-    torch.manual_seed(0)
-    if activation == "sin":
-        return kernel_nets.SIREN(coord_dim, hidden, layers, learn_omega0=True)
-    return kernel_nets.MLP(coord_dim, hidden, layers, activation=activation)
-
-
-def operands(group, net, sv, nv, su, nu, dtype):
-    generator = torch.Generator().manual_seed(1)
-    v = group.sample(sv * nv, generator=generator, dtype=torch.float64).reshape(sv, nv, group.element_dim)
-    u = group.sample(su * nu, generator=generator, dtype=torch.float64).reshape(su, nu, group.element_dim)
-    with torch.no_grad():
-        params = net.pack().double()
-        # Biases are 0 after the initialisation of some nets; the test wants every number to matter.
-        params = params + 0.1 * torch.randn(params.shape, generator=generator, dtype=torch.float64)
-    return [x.to(dtype) for x in (v, u, params)]
-
-
-def by_reference(tensors, grad, spec):
-    """phi and the gradients of v, u and params."""
-    leaves = [x.clone().requires_grad_() for x in tensors]
-    phi = reference.relative_features(*leaves, spec)
-    grads = torch.autograd.grad(phi, leaves, grad.to(phi.dtype), allow_unused=True, materialize_grads=True)
-    return [phi.detach(), *grads]
-
-
-def check(group, net, spec, tensors, dtype):
-    """Relative errors within the bound, or twice what the reference itself loses in this precision (deep sine nets)."""
-    v, u, params = tensors
-    phi = features.relative_features(v, u, params, spec)
-    grad = torch.randn(phi.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64).to(dtype)
-    results = [phi, *features.relative_features_backward(grad, v, u, params, spec)]
-    exact = by_reference([x.double() for x in tensors], grad, spec)
-    same = by_reference(tensors, grad, spec)
-    for name, x, y, z, factor in zip(("phi", "v", "u", "params"), results, exact, same, (1, 10, 10, 10)):
-        assert x.shape == y.shape and x.dtype == dtype, name
-        if y.numel():
-            scale = y.abs().max().clamp(min=1e-3)
-            error, own = (((t.double() - y).abs().max() / scale).item() for t in (x, z))
-            assert error <= max(factor * BOUNDS[dtype], 2 * own), f"{name}: {error:.2e}, reference {own:.2e}"
 
 
 @DTYPES
@@ -69,7 +25,7 @@ def test_every_group_chart_part_and_form(name, chart, form, dtype):
     for part in ("all", "translation", "stabilizer"):
         net = make_net("sin", group.coord_dim_of(chart, part))
         spec = FeatureSpec(name, chart, part, form, net.net_spec)
-        check(group, net, spec, operands(group, net, 2, 7, 2, 5, dtype), dtype)
+        check(native_features, spec, operands(group, net, 2, 7, 2, 5, dtype), dtype)
 
 
 @DTYPES
@@ -79,7 +35,7 @@ def test_every_activation_width_depth_and_level(level, activation, hidden, layer
     group = groups.get("SE(2)")
     net = make_net(activation, 3, hidden, layers)
     spec = FeatureSpec("SE(2)", "product", "all", "convolution", net.net_spec)
-    check(group, net, spec, operands(group, net, 1, 13, 1, 11, dtype), dtype)
+    check(native_features, spec, operands(group, net, 1, 13, 1, 11, dtype), dtype)
 
 
 @pytest.mark.parametrize(("sv", "su"), [(1, 1), (3, 3), (1, 3), (3, 1)])
@@ -90,7 +46,7 @@ def test_awkward_sizes_and_shared_or_own_elements(sv, su, nv, nu):
     net = make_net("silu", 6)
     for form in ("convolution", "correlation"):
         spec = FeatureSpec("SE(3)", "lie", "all", form, net.net_spec)
-        check(group, net, spec, operands(group, net, sv, nv, su, nu, torch.float64), torch.float64)
+        check(native_features, spec, operands(group, net, sv, nv, su, nu, torch.float64), torch.float64)
 
 
 def test_strided_inputs():
@@ -99,7 +55,7 @@ def test_strided_inputs():
     spec = FeatureSpec("E(2)", "product", "all", "convolution", net.net_spec)
     v, u, params = operands(group, net, 2, 9, 2, 8, torch.float64)
     strided = [x.transpose(0, 1).contiguous().transpose(0, 1) for x in (v, u)]
-    check(group, net, spec, [*strided, params], torch.float64)
+    check(native_features, spec, [*strided, params], torch.float64)
 
 
 @DTYPES
@@ -108,22 +64,7 @@ def test_strided_inputs():
     ("coord_dim", "shape"), [(0, (5,)), (1, (1,)), (2, (3, 0)), (3, (2, 33)), (12, (64,)), (20, (65,))]
 )
 def test_kernel_net_at_given_coordinates(level, activation, coord_dim, shape, dtype):
-    net = make_net(activation, coord_dim)
-    generator = torch.Generator().manual_seed(3)
-    coords = torch.randn(*shape, coord_dim, generator=generator, dtype=torch.float64).to(dtype)
-    params = net.pack().detach().to(dtype)
-    wide = [x.double().clone().requires_grad_() for x in (coords, params)]
-    want = packing.features(net.net_spec, wide[1], wide[0])
-    grad = torch.randn(want.shape, generator=generator, dtype=torch.float64).to(dtype)
-    results = [
-        features.kernel_net(coords, params, net.net_spec),
-        *features.kernel_net_backward(grad, coords, params, net.net_spec),
-    ]
-    expected = [want, *torch.autograd.grad(want, wide, grad.double(), allow_unused=True, materialize_grads=True)]
-    for x, y in zip(results, expected):
-        assert x.shape == y.shape
-        if y.numel():
-            assert (x.double() - y).abs().max() <= 10 * BOUNDS[dtype] * y.abs().max().clamp(min=1e-3)
+    check_net(native_features, activation, coord_dim, shape, dtype)
 
 
 def test_gradients_stay_accurate_over_millions_of_pairs():
@@ -133,8 +74,8 @@ def test_gradients_stay_accurate_over_millions_of_pairs():
     spec = FeatureSpec("T(3)", "product", "all", "convolution", net.net_spec)
     v, u, params = operands(group, net, 1, n, 1, n, torch.float32)
     grad = torch.randn(1, n, n, 4, generator=torch.Generator().manual_seed(4))
-    found = features.relative_features_backward(grad, v, u, params, spec)
-    want = features.relative_features_backward(*(x.double() for x in (grad, v, u, params)), spec)
+    found = native_features.relative_features_backward(grad, v, u, params, spec)
+    want = native_features.relative_features_backward(*(x.double() for x in (grad, v, u, params)), spec)
     for x, y in zip(found, want):
         assert (x.double() - y).norm() / y.norm() <= 2e-6
 
@@ -145,9 +86,11 @@ def test_results_repeat_bitwise():
     spec = FeatureSpec("SE(2)", "product", "all", "convolution", net.net_spec)
     tensors = operands(group, net, 2, 100, 2, 90, torch.float32)
     grad = torch.randn(2, 90, 100, 32, generator=torch.Generator().manual_seed(5))
-    first = features.relative_features_backward(grad, *tensors, spec)
+    first = native_features.relative_features_backward(grad, *tensors, spec)
     for _ in range(3):
-        assert all(torch.equal(x, y) for x, y in zip(first, features.relative_features_backward(grad, *tensors, spec)))
+        assert all(
+            torch.equal(x, y) for x, y in zip(first, native_features.relative_features_backward(grad, *tensors, spec))
+        )
 
 
 def test_levels_are_selected_and_refused_by_name(level):

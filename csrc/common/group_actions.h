@@ -49,7 +49,7 @@ PGCONV_INLINE void inverse_mean_exponential(T re, T im, T* c, T* dc) {
   auto small = square < S(0.5);
   T w[2] = {re * re - im * im, S(2) * re * im};
   T p[2] = {broadcast<T>(b[8]), T{}}, q[2] = {broadcast<T>(S(9) * b[8]), T{}};  // q = d(w p) / dw
-#pragma GCC unroll 8
+  PGCONV_UNROLL
   for (int n = 7; n >= 0; --n) {
     T p0 = p[0] * w[0] - p[1] * w[1] + b[n], q0 = q[0] * w[0] - q[1] * w[1] + S(n + 1) * b[n];
     p[1] = p[0] * w[1] + p[1] * w[0];
@@ -90,14 +90,14 @@ struct Planar {
   // M = e^-s diag(1, m) R(-a), for one element.
   template <class S>
   PGCONV_INLINE void inverse_matrix(const S* h, S* M) {
-    double a = Rotation ? h[angle] : 0, m = Mirror ? h[mirror] : 1, k = Log ? __builtin_exp(-double(h[scale])) : 1;
-    double c = k * __builtin_cos(a), s = k * __builtin_sin(a);
+    double a = Rotation ? h[angle] : 0, m = Mirror ? h[mirror] : 1, k = Log ? PGCONV_MATH(exp)(-double(h[scale])) : 1;
+    double c = k * PGCONV_MATH(cos)(a), s = k * PGCONV_MATH(sin)(a);
     M[0] = S(c), M[1] = S(s), M[2] = S(-m * s), M[3] = S(m * c);
   }
   template <class S>
   PGCONV_INLINE void inverse_matrix_backward(const S* h, const double* gM, double* gh) {
-    double a = Rotation ? h[angle] : 0, m = Mirror ? h[mirror] : 1, k = Log ? __builtin_exp(-double(h[scale])) : 1;
-    double c = k * __builtin_cos(a), s = k * __builtin_sin(a);
+    double a = Rotation ? h[angle] : 0, m = Mirror ? h[mirror] : 1, k = Log ? PGCONV_MATH(exp)(-double(h[scale])) : 1;
+    double c = k * PGCONV_MATH(cos)(a), s = k * PGCONV_MATH(sin)(a);
     if (Rotation) gh[angle] += -s * gM[0] + c * gM[1] - m * c * gM[2] - m * s * gM[3];
     if (Mirror) gh[mirror] += -s * gM[2] + c * gM[3];
     if (Log) gh[scale] -= c * gM[0] + s * gM[1] - m * s * gM[2] + m * c * gM[3];
@@ -130,39 +130,42 @@ struct Planar {
     }
   }
 
+  // All indices are known to the compiler, whatever the chart: otherwise a GPU keeps the numbers in memory.
   template <class T>
   PGCONV_INLINE void coordinates(int chart, const T* g, T* x) {
     using S = Scalar<T>;
-    int n = 0;
+    if (Rotation && chart == kEmbed) {
+      sincos_half_turns(g[angle] * S(1 / kPi), x[1], x[0]);
+      if (Mirror) x[2] = g[mirror];
+      if (Log) x[2 + Mirror] = g[scale];
+      return;
+    }
     if (Rotation) {
       T a = g[angle];
-      if (chart == kEmbed) {
-        T sine, cosine;
-        sincos_half_turns(a * S(1 / kPi), sine, cosine);
-        x[n++] = cosine;
-        x[n++] = sine;
-      } else if (chart == kRelease) {
+      if (chart == kRelease) {
         T clockwise = Mirror ? -g[mirror] * a - S(0.5 * kPi) * (S(1) - g[mirror]) : -a;
-        x[n++] = (clockwise - S(2 * kPi) * flooring(clockwise * S(0.5 / kPi))) * S(1 / kPi) - S(1);
+        x[0] = (clockwise - S(2 * kPi) * flooring(clockwise * S(0.5 / kPi))) * S(1 / kPi) - S(1);
       } else {
-        x[n++] = chart == kProduct ? a * S(1 / kPi) : a;
+        x[0] = chart == kProduct ? a * S(1 / kPi) : a;
       }
     }
-    if (Mirror) x[n++] = g[mirror];
-    if (Log) x[n++] = g[scale];
+    if (Mirror) x[mirror] = g[mirror];
+    if (Log) x[scale] = g[scale];
   }
   template <class T>
   PGCONV_INLINE void coordinates_backward(int chart, const T* g, const T* gx, T* gg) {
     using S = Scalar<T>;
-    int n = 0;
+    if (Rotation && chart == kEmbed) {
+      T sine, cosine;
+      sincos_half_turns(g[angle] * S(1 / kPi), sine, cosine);
+      gg[angle] += cosine * gx[1] - sine * gx[0];
+      if (Mirror) gg[mirror] += gx[2];
+      if (Log) gg[scale] += gx[2 + Mirror];
+      return;
+    }
     if (Rotation) {
-      if (chart == kEmbed) {
-        T sine, cosine;
-        sincos_half_turns(g[angle] * S(1 / kPi), sine, cosine);
-        gg[angle] += cosine * gx[1] - sine * gx[0];
-        n = 2;
-      } else if (chart == kRelease) {
-        T d = gx[n++] * S(1 / kPi);
+      if (chart == kRelease) {
+        T d = gx[0] * S(1 / kPi);
         if (Mirror) {
           gg[angle] -= d * g[mirror];
           gg[mirror] += d * (S(0.5 * kPi) - g[angle]);
@@ -170,12 +173,11 @@ struct Planar {
           gg[angle] -= d;
         }
       } else {
-        T d = gx[n++];
-        gg[angle] += chart == kProduct ? d * S(1 / kPi) : d;
+        gg[angle] += chart == kProduct ? gx[0] * S(1 / kPi) : gx[0];
       }
     }
-    if (Mirror) gg[mirror] += gx[n++];
-    if (Log) gg[scale] += gx[n++];
+    if (Mirror) gg[mirror] += gx[mirror];
+    if (Log) gg[scale] += gx[scale];
   }
 
   // V^-1 t with the plane as complex numbers; the mirror takes no part in it.
@@ -207,27 +209,33 @@ template <class S>
 struct RotationSeries;
 template <>
 struct RotationSeries<float> {
-  static constexpr float atan[10] = {1.0f,          -0.333332763f, 0.199980743f,  -0.142600049f, 0.109322804f,
-                                     -0.0834953789f, 0.0570862015f, -0.0303483682f, 0.0104856885f, -0.00170071295f};
-  static constexpr float jacobian[9] = {0.0833333336f,  0.0222221736f,  -0.00634787653f, 0.00344244461f, -0.00222019962f,
-                                        0.00142862628f, -0.000767707126f, 0.000278577068f, -4.81884549e-5f};
+  PGCONV_INLINE constexpr Polynomial<float, 10> atan() {
+    return {{1.0f, -0.333332763f, 0.199980743f, -0.142600049f, 0.109322804f, -0.0834953789f, 0.0570862015f,
+             -0.0303483682f, 0.0104856885f, -0.00170071295f}};
+  }
+  PGCONV_INLINE constexpr Polynomial<float, 9> jacobian() {
+    return {{0.0833333336f, 0.0222221736f, -0.00634787653f, 0.00344244461f, -0.00222019962f, 0.00142862628f,
+             -0.000767707126f, 0.000278577068f, -4.81884549e-5f}};
+  }
 };
 template <>
 struct RotationSeries<double> {
-  static constexpr double atan[24] = {
-      1.0,                  -0.333333333333333306, 0.199999999999994685, -0.1428571428567345,  0.111111111094391391,
-      -0.0909090904867860389, 0.0769230697369494946, -0.0666665793290134404, 0.0588227394184547712,
-      -0.052626097441267776, 0.0475891945595677602, -0.0433483550534661696, 0.039541871453485818,
-      -0.0357122277634609621, 0.0313090590548383968, -0.0258979021835791253, 0.0195269088849089905,
-      -0.012931673409687484, 0.00723874935135905537, -0.00328622040458674996, 0.00115107506961758009,
-      -0.000289967477667334191, 0.0000465367742446618552, -3.56226078140898517e-6};
-  static constexpr double jacobian[24] = {
-      0.0833333333333333333,  0.0222222222222222219,  -0.00634920634920628642, 0.00345679012345196673,
-      -0.00230025118894262508, 0.00169226187775204845, -0.00132269942483085889, 0.0010766708188412639,
-      -0.000902295595015818079, 0.000772870415658647127, -0.000673180085043918386, 0.00059348539158168401,
-      -0.000526206480858399097, 0.000463859417717595865, -0.00039863044451191767, 0.000324589726509904473,
-      -0.000241841475900512062, 0.000158758091526915486, -0.0000882997444871858284, 0.0000398983637235172142,
-      -0.0000139269141520893984, 3.49919185413918275e-6, -5.60464172092706203e-7, 4.28352862374023631e-8};
+  PGCONV_INLINE constexpr Polynomial<double, 24> atan() {
+    return {{1.0, -0.333333333333333306, 0.199999999999994685, -0.1428571428567345, 0.111111111094391391,
+             -0.0909090904867860389, 0.0769230697369494946, -0.0666665793290134404, 0.0588227394184547712,
+             -0.052626097441267776, 0.0475891945595677602, -0.0433483550534661696, 0.039541871453485818,
+             -0.0357122277634609621, 0.0313090590548383968, -0.0258979021835791253, 0.0195269088849089905,
+             -0.012931673409687484, 0.00723874935135905537, -0.00328622040458674996, 0.00115107506961758009,
+             -0.000289967477667334191, 0.0000465367742446618552, -3.56226078140898517e-6}};
+  }
+  PGCONV_INLINE constexpr Polynomial<double, 24> jacobian() {
+    return {{0.0833333333333333333, 0.0222222222222222219, -0.00634920634920628642, 0.00345679012345196673,
+             -0.00230025118894262508, 0.00169226187775204845, -0.00132269942483085889, 0.0010766708188412639,
+             -0.000902295595015818079, 0.000772870415658647127, -0.000673180085043918386, 0.00059348539158168401,
+             -0.000526206480858399097, 0.000463859417717595865, -0.00039863044451191767, 0.000324589726509904473,
+             -0.000241841475900512062, 0.000158758091526915486, -0.0000882997444871858284, 0.0000398983637235172142,
+             -0.0000139269141520893984, 3.49919185413918275e-6, -5.60464172092706203e-7, 4.28352862374023631e-8}};
+  }
 };
 
 // log(q) = G q_v with G = 2 atan2(n, w) / n = 4 P(Y) / (w + N), n = |q_v|, N = |q|, Y = n^2 / (w + N)^2, for the
@@ -251,7 +259,7 @@ struct QuaternionLog {
     l.N = select(l.N == S(0), broadcast<T>(1), l.N);  // padding quaternions of zeros have logarithm 0
     l.D = l.w + l.N;
     l.Y = square / (l.D * l.D);
-    l.P = horner(RotationSeries<S>::atan, l.Y);
+    l.P = horner(RotationSeries<S>::atan(), l.Y);
     l.G = S(4) * l.P / l.D;
     return l;
   }
@@ -263,7 +271,7 @@ struct QuaternionLog {
     T iN = S(1) / l.N, iD = S(1) / l.D;
     T dY_dn2 = l.w * iN * iD * iD;
     T gG = dot3(gw, l.v);
-    T dG_dn2 = (S(4) * horner_derivative(RotationSeries<S>::atan, l.Y) * dY_dn2 - S(2) * l.P * iN * iD) * iD;
+    T dG_dn2 = (S(4) * horner_derivative(RotationSeries<S>::atan(), l.Y) * dY_dn2 - S(2) * l.P * iN * iD) * iD;
     T gn2 = S(2) * (gG * dG_dn2 + gY * dY_dn2);
     gq[0] -= l.sign * S(2) * iN * (gG * iN + gY * l.Y);
     for (int k = 0; k < 3; ++k) gq[k + 1] += l.sign * (l.G * gw[k] + gn2 * l.v[k]);
@@ -350,7 +358,7 @@ struct Spatial {
   PGCONV_INLINE void solve_jacobian(const T* g, const T* t, T* x) {
     using S = Scalar<T>;
     auto l = QuaternionLog<T>::of(g);
-    T w[3], once[3], twice[3], k = horner(RotationSeries<S>::jacobian, l.Y);
+    T w[3], once[3], twice[3], k = horner(RotationSeries<S>::jacobian(), l.Y);
     QuaternionLog<T>::vector(l, w);
     cross(w, t, once);
     cross(w, once, twice);
@@ -360,7 +368,7 @@ struct Spatial {
   PGCONV_INLINE void solve_jacobian_backward(const T* g, const T* t, const T* gx, T* gg, T* gt) {
     using S = Scalar<T>;
     auto l = QuaternionLog<T>::of(g);
-    T w[3], once[3], twice[3], k = horner(RotationSeries<S>::jacobian, l.Y);
+    T w[3], once[3], twice[3], k = horner(RotationSeries<S>::jacobian(), l.Y);
     QuaternionLog<T>::vector(l, w);
     cross(w, t, once);
     cross(w, once, twice);
@@ -373,7 +381,7 @@ struct Spatial {
     for (int n = 0; n < 3; ++n) gw[n] += c[n];
     cross(g_once, w, c);
     for (int n = 0; n < 3; ++n) gt[n] += gx[n] + c[n];
-    QuaternionLog<T>::backward(l, gw, dot3(gx, twice) * horner_derivative(RotationSeries<S>::jacobian, l.Y), gg);
+    QuaternionLog<T>::backward(l, gw, dot3(gx, twice) * horner_derivative(RotationSeries<S>::jacobian(), l.Y), gg);
   }
 };
 

@@ -28,6 +28,8 @@ struct NetShape {
   int hidden_layers;
 };
 
+constexpr int kGroupCount = 12;
+
 // Facts of a group that the host needs; stabilizer_coords is -1 for charts the group does not have.
 struct GroupInfo {
   const char* name;
@@ -35,6 +37,14 @@ struct GroupInfo {
   int translation;  // of which translation
   int fields;       // numbers per prepared element: its components, then the matrix of the inverse linear part
   int stabilizer_coords[kNumCharts];
+};
+
+// Pairs of elements of a call: v [Sv, Nv, e], u [Su, Nu, e] with Sv, Su in {1, S}, and the net at their relative elements.
+struct FeaturesCall {
+  int group, orbit, chart, part;
+  bool correlation;  // relative(u, v) instead of relative(v, u)
+  NetShape shape;
+  int64_t S, Sv, Su, Nu, Nv;
 };
 
 // v [Sv, Nv, e] and u [Su, Nu, e] as prepared fields [field][element], orbit coordinates first; *_batch is Nv (Nu) or 0 for

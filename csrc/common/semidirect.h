@@ -62,45 +62,46 @@ struct SemidirectProduct {
     H::relative_backward(a + D, b + D, gg + D, ga + D, gb + D);
   }
 
+  // The stabilizer's coordinates begin at one of two places that the compiler knows: see Planar::coordinates.
   template <class T>
   PGCONV_INLINE void coordinates(int chart, int part, const T* g, T* x) {
-    int n = 0;
-    if (D > 0 && part != kStabilizer) {
-      n = D;
-      bool solve = chart == kLie && part == kAll;
-      if constexpr (D == 2) {
-        if (chart == kRelease) {
-          x[0] = -g[1];
-          x[1] = g[0];
-        }
-      }
-      if constexpr (matrix > 0) {
-        if (solve) H::solve_jacobian(g + D, g, x);
-      }
-      if (chart != kRelease && (matrix == 0 || !solve))
-        for (int k = 0; k < D; ++k) x[k] = g[k];
+    if (D == 0 || part == kStabilizer) {
+      if (part != kTranslation) H::coordinates(chart, g + D, x);
+      return;
     }
-    if (part != kTranslation) H::coordinates(chart, g + D, x + n);
+    bool solve = chart == kLie && part == kAll;
+    if constexpr (D == 2) {
+      if (chart == kRelease) {
+        x[0] = -g[1];
+        x[1] = g[0];
+      }
+    }
+    if constexpr (matrix > 0) {
+      if (solve) H::solve_jacobian(g + D, g, x);
+    }
+    if (chart != kRelease && (matrix == 0 || !solve))
+      for (int k = 0; k < D; ++k) x[k] = g[k];
+    if (part != kTranslation) H::coordinates(chart, g + D, x + D);
   }
   template <class T>
   PGCONV_INLINE void coordinates_backward(int chart, int part, const T* g, const T* gx, T* gg) {
-    int n = 0;
-    if (D > 0 && part != kStabilizer) {
-      n = D;
-      bool solve = chart == kLie && part == kAll;
-      if constexpr (D == 2) {
-        if (chart == kRelease) {
-          gg[0] += gx[1];
-          gg[1] -= gx[0];
-        }
-      }
-      if constexpr (matrix > 0) {
-        if (solve) H::solve_jacobian_backward(g + D, g, gx, gg + D, gg);
-      }
-      if (chart != kRelease && (matrix == 0 || !solve))
-        for (int k = 0; k < D; ++k) gg[k] += gx[k];
+    if (D == 0 || part == kStabilizer) {
+      if (part != kTranslation) H::coordinates_backward(chart, g + D, gx, gg + D);
+      return;
     }
-    if (part != kTranslation) H::coordinates_backward(chart, g + D, gx + n, gg + D);
+    bool solve = chart == kLie && part == kAll;
+    if constexpr (D == 2) {
+      if (chart == kRelease) {
+        gg[0] += gx[1];
+        gg[1] -= gx[0];
+      }
+    }
+    if constexpr (matrix > 0) {
+      if (solve) H::solve_jacobian_backward(g + D, g, gx, gg + D, gg);
+    }
+    if (chart != kRelease && (matrix == 0 || !solve))
+      for (int k = 0; k < D; ++k) gg[k] += gx[k];
+    if (part != kTranslation) H::coordinates_backward(chart, g + D, gx + D, gg + D);
   }
 };
 
@@ -110,7 +111,10 @@ using Rotations = Planar<true, false, false>;
 using Orthogonal = Planar<true, true, false>;
 using ScaledRotations = Planar<true, false, true>;
 
-// Calls f(name, group) for every group; the order is the numbering used between host and kernels.
+// Calls f(name, group) for every group; the order is the numbering used between host and kernels. f is host code.
+#if defined(__CUDACC__)
+#pragma nv_exec_check_disable
+#endif
 template <class F>
 constexpr PGCONV_INLINE void for_each_group(F&& f) {
   f("T(1)", SemidirectProduct<1, Trivial>{});
@@ -127,7 +131,15 @@ constexpr PGCONV_INLINE void for_each_group(F&& f) {
   f("Sim(2)", SemidirectProduct<2, ScaledRotations>{});
 }
 
-constexpr int kNumGroups = 12;
+constexpr PGCONV_INLINE void group_infos(GroupInfo (&to)[kGroupCount]) {
+  int index = 0;
+  for_each_group([&](const char* name, auto g) constexpr {
+    using G = decltype(g);
+    GroupInfo& info = to[index++];
+    info = {name, G::element, G::translation, G::fields, {}};
+    for (int chart = 0; chart < kNumCharts; ++chart) info.stabilizer_coords[chart] = G::stabilizer_coords(chart);
+  });
+}
 
 }  // namespace PGCONV_ISA
 }  // namespace pgconv

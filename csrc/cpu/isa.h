@@ -48,8 +48,6 @@ struct Kernels {
                                T* gb);
 };
 
-constexpr int kGroupCount = 12;
-
 struct KernelTable {
   const char* level;
   GroupInfo groups[kGroupCount];

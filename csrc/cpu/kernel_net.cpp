@@ -2,42 +2,9 @@
 
 #include <torch/csrc/stable/library.h>
 
-#include <cstdlib>
 #include <tuple>
 
 namespace pgconv {
-
-int parse_name(const char* op, const char* argument, const std::string& text, const std::vector<const char*>& names) {
-  for (size_t k = 0; k < names.size(); ++k)
-    if (text == names[k]) return int(k);
-  std::string all;
-  for (const char* name : names) all += std::string(all.empty() ? "" : ", ") + name;
-  fail(op, ": ", argument, ": expected one of ", all, ", got '", text, "'");
-}
-
-NetShape parse_net(const char* op, const std::string& text) {
-  std::vector<std::string> parts;
-  std::istringstream stream(text);
-  for (std::string part; std::getline(stream, part, ':');) parts.push_back(part);
-  if (parts.size() != 4) fail(op, ": net: expected 'activation:coord_dim:hidden:layers', got '", text, "'");
-  NetShape shape{};
-  shape.activation = parse_name(op, "net activation", parts[0], {"sin", "silu", "relu", "gelu", "tanh"});
-  int* const numbers[] = {&shape.coord_dim, &shape.hidden, &shape.hidden_layers};
-  for (int k = 0; k < 3; ++k) {
-    char* end = nullptr;
-    long value = std::strtol(parts[k + 1].c_str(), &end, 10);
-    if (parts[k + 1].empty() || *end || value < 0 || value > 65536) fail(op, ": net: bad number in '", text, "'");
-    *numbers[k] = int(value);
-  }
-  shape.hidden_layers -= 1;  // the text counts the head
-  if (shape.hidden < 1 || shape.hidden_layers < 1) fail(op, ": net: needs hidden >= 1 and layers >= 2, got '", text, "'");
-  return shape;
-}
-
-int64_t num_params(const NetShape& s) {
-  int64_t H = s.hidden;
-  return H * (s.coord_dim + 1) + (s.hidden_layers - 1) * H * (H + 1) + (s.activation == kSin);
-}
 
 Tensor kernel_net(const Tensor& coords, const Tensor& params, const std::string& net) {
   const char* op = "kernel_net";

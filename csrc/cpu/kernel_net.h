@@ -1,4 +1,4 @@
-// What the host code of kernel nets shares with other ops: parsing, packed parameters, memory, fixed chunks.
+// What the host code of kernel nets shares with other ops: packed parameters, memory, fixed chunks.
 #pragma once
 
 #include <torch/csrc/stable/ops.h>
@@ -7,14 +7,10 @@
 #include <memory>
 #include <new>
 
-#include "../common/check.h"
+#include "../common/parse.h"
 #include "isa.h"
 
 namespace pgconv {
-
-NetShape parse_net(const char* op, const std::string& text);
-int64_t num_params(const NetShape& shape);
-int parse_name(const char* op, const char* argument, const std::string& text, const std::vector<const char*>& names);
 
 // Uninitialised memory on a cache-line boundary.
 template <class T>

@@ -74,7 +74,7 @@ PointCall make_call(const char* op, const Tensor& f, const Tensor& v, const Tens
                     const Optional& first, bool depthwise, const std::string& group, const std::string& chart,
                     const std::string& part, const std::string& form, const std::string& net) {
   const KernelTable& table = kernels();
-  auto features = FeaturesCall::parse(op, table, v, u, params, group, chart, part, form, net);
+  auto features = parse_features(op, table.groups, v, u, params, group, chart, part, form, net);
   PointCall call{op,    table, features, f,        v, u, params, weight, bias, rowptr, index,
                  first, depthwise, 0,    0,        0, 0, 0,      0,      0};
   ScalarType type = v.scalar_type();
@@ -246,7 +246,7 @@ void differentiate(const PointCall& call, const PreparedElements<T>& elements, P
 
   // Parts of the sets x parts of their outputs. Each has its own sums of what it shares with others at its time.
   GridSplit split(threads, call.sets, p.elements.Nu, false);
-  int64_t parts = split.parts(), fields = call.features.fields(call.table);
+  int64_t parts = split.parts(), fields = pgconv::fields(call.table, call.features);
   bool v_shared = p.elements.v_batch == 0 && split.rows > 1, u_shared = p.elements.u_batch == 0 && split.rows > 1;
   Slots v(needs.features ? v_shared ? parts : split.columns : 0, fields * p.elements.v_count);
   Slots u(needs.features ? u_shared ? split.rows : 1 : 0, fields * p.elements.u_count);

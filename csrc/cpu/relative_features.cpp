@@ -11,7 +11,7 @@ Tensor relative_features(const Tensor& v, const Tensor& u, const Tensor& params,
                          const std::string& net) {
   const char* op = "relative_features";
   const KernelTable& table = kernels();
-  auto call = FeaturesCall::parse(op, table, v, u, params, group, chart, part, form, net);
+  auto call = parse_features(op, table.groups, v, u, params, group, chart, part, form, net);
   return dispatch_float(op, v, [&](auto zero) {
     using T = decltype(zero);
     const auto& k = kernels_of<T>(table);
@@ -33,7 +33,7 @@ std::tuple<Tensor, Tensor, Tensor> relative_features_backward(const Tensor& grad
                                                               const std::string& form, const std::string& net) {
   const char* op = "relative_features_backward";
   const KernelTable& table = kernels();
-  auto call = FeaturesCall::parse(op, table, v, u, params, group, chart, part, form, net);
+  auto call = parse_features(op, table.groups, v, u, params, group, chart, part, form, net);
   check_tensor(op, "grad", grad, {call.S, call.Nu, call.Nv, call.shape.hidden}, v.scalar_type());
   return dispatch_float(op, v, [&](auto zero) {
     using T = decltype(zero);
@@ -45,7 +45,7 @@ std::tuple<Tensor, Tensor, Tensor> relative_features_backward(const Tensor& grad
     PreparedElements<T> prepared(table, call, v, u);
     auto packed = pack_params<T>(table, call.shape, params);
 
-    int64_t fields = call.fields(table), totals = k.totals_size(call.shape);
+    int64_t fields = pgconv::fields(table, call), totals = k.totals_size(call.shape);
     int64_t v_size = fields * prepared.problem.v_count, u_size = fields * prepared.problem.u_count;
     int64_t pairs = call.S * call.Nu * call.Nv;
     auto sums = sum_over_pairs(pairs, totals + v_size + u_size, [&](int64_t begin, int64_t end, double* own) {

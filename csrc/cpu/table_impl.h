@@ -147,21 +147,9 @@ static int64_t bfloat16_loop(int64_t rounds) {
 
 constexpr KernelTable make_table() {
   KernelTable t{PGCONV_ISA_NAME, {}, Entries<float>::kernels, Entries<double>::kernels, bfloat16_loop};
-  int index = 0;
-  auto add = [&](const char* name, auto g) constexpr {
-    using G = decltype(g);
-    GroupInfo& info = t.groups[index++];
-    info.name = name;
-    info.element = G::element;
-    info.translation = G::translation;
-    info.fields = G::fields;
-    for (int chart = 0; chart < kNumCharts; ++chart) info.stabilizer_coords[chart] = G::stabilizer_coords(chart);
-  };
-  for_each_group(add);
+  group_infos(t.groups);
   return t;
 }
-static_assert(kGroupCount == kNumGroups, "isa.h and semidirect.h count the groups differently");
-
 extern const KernelTable table;
 const KernelTable table = make_table();
 

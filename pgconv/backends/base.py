@@ -12,6 +12,8 @@ class Backend(Protocol):
     """A set of raw functions named after the operations, each with a ``<op>_backward`` beside it."""
 
     name: str
+    devices: tuple[str, ...]
+    """Device types it is for."""
     planned: bool
     """Whether the planner picks among the orders when the backend is asked for by name; else the first that can run."""
 

@@ -5,25 +5,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from pgconv.backends import vendor_conv
+from pgconv.backends import native_features, vendor_conv
 from pgconv.backends.base import raw_functions
-from pgconv.backends.cpp import features, group_conv2d, library, point_conv
+from pgconv.backends.cpp import group_conv2d, library, point_conv
 from pgconv.backends.lists import Lists
 from pgconv.spec import Facts
 
 _ORDERS = {
-    "relative_features": ("direct",),
-    "kernel_net": ("direct",),
+    **native_features.ORDERS,
     "group_conv2d": ("aggregate", "direct", "mix", "spectral", "spectral-aggregate", "materialize"),
     "point_conv": ("aggregate",),
 }
-_NATIVE_DTYPES = ("float32", "float64")
 
 
 class CppBackend:
     """See ``pgconv.backends.base.Backend``."""
 
     name = "cpp"
+    devices = ("cpu",)
     planned = True
 
     def unavailable(self, device: str) -> str | None:
@@ -45,11 +44,7 @@ class CppBackend:
             return None if order == "materialize" else _why_not_fused(facts)
         if facts.op == "point_conv":
             return _why_not_points(facts)
-        if len(set(facts.dtypes)) > 1 or facts.dtypes[0] not in _NATIVE_DTYPES:
-            return (
-                f"native features need one dtype of {' or '.join(_NATIVE_DTYPES)}, received {', '.join(facts.dtypes)}"
-            )
-        return None
+        return native_features.why_not_dtypes(facts)
 
     def function(self, op: str) -> Callable[..., Any]:
         return _FUNCTIONS[op]
@@ -57,9 +52,9 @@ class CppBackend:
 
 def _why_not_fused(facts: Facts) -> str | None:
     dtypes = set(facts.dtypes)
-    if len(dtypes) > 1 or not dtypes <= {*_NATIVE_DTYPES, "bfloat16"}:
+    if len(dtypes) > 1 or not dtypes <= {*native_features.DTYPES, "bfloat16"}:
         return (
-            f"native convolutions need one dtype of {', '.join(_NATIVE_DTYPES)} or bfloat16, received "
+            f"native convolutions need one dtype of {', '.join(native_features.DTYPES)} or bfloat16, received "
             f"{', '.join(facts.dtypes)}"
         )
     if min(facts.size("Ho"), facts.size("Wo")) < 1:
@@ -69,25 +64,9 @@ def _why_not_fused(facts: Facts) -> str | None:
 
 def _why_not_points(facts: Facts) -> str | None:
     elements = set(facts.dtypes[1:4])
-    if not elements <= set(_NATIVE_DTYPES):
-        return f"native features need {' or '.join(_NATIVE_DTYPES)}, received {', '.join(facts.dtypes[1:4])}"
+    if not elements <= set(native_features.DTYPES):
+        return f"native features need {' or '.join(native_features.DTYPES)}, received {', '.join(facts.dtypes[1:4])}"
     return None
-
-
-def _relative_features(order: str, v, u, params, spec):
-    return features.relative_features(v, u, params, spec)
-
-
-def _relative_features_backward(order: str, needs, grad, v, u, params, spec):
-    return features.relative_features_backward(grad, v, u, params, spec)
-
-
-def _kernel_net(order: str, coords, params, net):
-    return features.kernel_net(coords, params, net)
-
-
-def _kernel_net_backward(order: str, needs, grad, coords, params, net):
-    return features.kernel_net_backward(grad, coords, params, net)
 
 
 def _group_conv2d(order: str, f, phi, weight, geometry):
@@ -111,6 +90,6 @@ def _point_conv_backward(order, needs, grad, f, v, u, params, weight, bias, inde
     return point_conv.backward(needs, grad, operands, lists, spec, depthwise)
 
 
-_FUNCTIONS = raw_functions(globals(), _ORDERS)
+_FUNCTIONS = native_features.FUNCTIONS | raw_functions(globals(), ("group_conv2d", "point_conv"))
 
 BACKEND = CppBackend()

@@ -9,17 +9,16 @@ import torch
 
 from pgconv._env import cpu_isa
 
-_FOLDER = Path(__file__).resolve().parents[2] / "_lib"
+PATH = Path(__file__).resolve().parents[2] / "_lib" / "libpgconv_cpu.so"
 
 
 @cache
 def load_error() -> str | None:
     """Why the native CPU library cannot be used, or None once it is loaded."""
-    path = _FOLDER / "libpgconv_cpu.so"
-    if not path.exists():
+    if not PATH.exists():
         return "the native library was not built; install pgconv with a C++17 compiler at hand"
     try:
-        torch.ops.load_library(str(path))
+        torch.ops.load_library(str(PATH))
     except OSError as error:
         return f"the native library does not load: {error}"
     asked = cpu_isa()

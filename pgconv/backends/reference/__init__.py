@@ -29,6 +29,7 @@ class ReferenceBackend:
     """See ``pgconv.backends.base.Backend``."""
 
     name = "reference"
+    devices = ("cpu", "cuda")
     planned = False
 
     def unavailable(self, device: str) -> str | None:

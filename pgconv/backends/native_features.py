@@ -1,12 +1,24 @@
-"""Raw native functions for kernel-net features. Inputs are made contiguous here and nowhere else."""
+"""Kernel-net features by the native libraries, whose operators are the same on every device. Inputs are made contiguous here
+and nowhere else."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
+from pgconv.backends.base import raw_functions
 from pgconv.backends.cpp.library import ops
-from pgconv.spec import FeatureSpec
+from pgconv.spec import Facts, FeatureSpec
+
+DTYPES = ("float32", "float64")
+ORDERS = {"relative_features": ("direct",), "kernel_net": ("direct",)}
+
+
+def why_not_dtypes(facts: Facts) -> str | None:
+    """The reason why the features of a call cannot be computed here, or None."""
+    if len(set(facts.dtypes)) > 1 or facts.dtypes[0] not in DTYPES:
+        return f"native features need one dtype of {' or '.join(DTYPES)}, received {', '.join(facts.dtypes)}"
+    return None
 
 
 def relative_features(v: Tensor, u: Tensor, params: Tensor, spec: FeatureSpec) -> Tensor:
@@ -45,3 +57,23 @@ def _text(spec: FeatureSpec) -> tuple[str, str, str, str, str]:
 
 def _contiguous(*tensors: Tensor) -> tuple[Tensor, ...]:
     return tuple(t.contiguous() for t in tensors)
+
+
+def _relative_features(order: str, v, u, params, spec):
+    return relative_features(v, u, params, spec)
+
+
+def _relative_features_backward(order: str, needs, grad, v, u, params, spec):
+    return relative_features_backward(grad, v, u, params, spec)
+
+
+def _kernel_net(order: str, coords, params, net):
+    return kernel_net(coords, params, net)
+
+
+def _kernel_net_backward(order: str, needs, grad, coords, params, net):
+    return kernel_net_backward(grad, coords, params, net)
+
+
+FUNCTIONS = raw_functions(globals(), ORDERS)
+"""Functions of a backend by operation, see ``Backend.function``."""

@@ -1,21 +1,12 @@
 // Test-only module: the arithmetic of every instruction-set level on numpy arrays, so that it can be compared with
 // higher precision without going through an op. Needs neither torch nor a GPU.
-#include <pybind11/numpy.h>
-#include <pybind11/pybind11.h>
-#include <pybind11/stl.h>
-
-#include <stdexcept>
-#include <string>
 #include <tuple>
-#include <vector>
 
-#include "cpu/isa.h"
+#include "../cpu/isa.h"
+#include "names.h"
 
 namespace py = pybind11;
 using namespace pgconv;
-
-template <class T>
-using Array = py::array_t<T, py::array::c_style>;
 
 static const KernelTable& table_of(const std::string& level) {
   int index = level_from_name(level.c_str());
@@ -23,27 +14,19 @@ static const KernelTable& table_of(const std::string& level) {
   return *level_table(index);
 }
 
-static int index_of(const std::string& name, const std::vector<std::string>& names) {
-  for (size_t k = 0; k < names.size(); ++k)
-    if (name == names[k]) return int(k);
-  throw std::invalid_argument("unknown name " + name);
-}
-
 // Value and derivative; for "sin" the argument is in half turns and the derivative is the cosine.
 template <class T>
 static std::tuple<Array<T>, Array<T>> activation(const std::string& level, const std::string& name, Array<T> x) {
   Array<T> y(x.size()), dy(x.size());
   kernels_of<T>(table_of(level))
-      .activation(index_of(name, {"sin", "silu", "relu", "gelu", "tanh"}), x.size(), x.data(), y.mutable_data(),
-                  dy.mutable_data());
+      .activation(index_of(name, kActivations), x.size(), x.data(), y.mutable_data(), dy.mutable_data());
   return {y, dy};
 }
 
 struct GroupCall {
   int group, chart, part;
   GroupCall(const KernelTable& table, const std::string& g, const std::string& c, const std::string& p)
-      : group(-1), chart(index_of(c, {"product", "embed", "lie", "release"})),
-        part(index_of(p, {"all", "translation", "stabilizer"})) {
+      : group(-1), chart(index_of(c, kCharts)), part(index_of(p, kParts)) {
     for (int k = 0; k < kGroupCount; ++k)
       if (g == table.groups[k].name) group = k;
     if (group < 0 || table.groups[group].stabilizer_coords[chart] < 0) throw std::invalid_argument(g + " " + c);

@@ -1,0 +1,85 @@
+// Activations of kernel nets where the result is rounded to 16 bits: by the special-function unit, with errors far below the
+// rounding. Arguments of the sine are in radians and not reduced: see fast_sine().
+#pragma once
+
+#include "../common/activations.h"
+#include "device.h"
+
+namespace pgconv {
+namespace PGCONV_ISA {
+
+template <int A>
+PGCONV_DEVICE float fast_value(float x) {
+  if constexpr (A == kSin) {
+    return fast_sine(x);
+  } else if constexpr (A == kSilu) {
+    return x * fast_reciprocal(1.0f + fast_exp2(-1.44269504f * x));
+  } else if constexpr (A == kTanh) {
+    return 1.0f - 2.0f * fast_reciprocal(1.0f + fast_exp2(2.88539008f * x));
+  } else {
+    return Act<A>::value(x);
+  }
+}
+
+template <int A, int n>
+PGCONV_DEVICE void fast_values(float (&z)[n][4]) {
+  PGCONV_UNROLL
+  for (int k = 0; k < n; ++k)
+    PGCONV_UNROLL
+    for (int e = 0; e < 4; ++e) z[k][e] = fast_value<A>(z[k][e]);
+}
+
+// One branch, the same for the whole launch, for many values.
+template <int n>
+PGCONV_DEVICE void fast_activate(int activation, float (&z)[n][4]) {
+  switch (activation) {
+    case kSin: return fast_values<kSin>(z);
+    case kSilu: return fast_values<kSilu>(z);
+    case kRelu: return fast_values<kRelu>(z);
+    case kGelu: return fast_values<kGelu>(z);
+    default: return fast_values<kTanh>(z);
+  }
+}
+
+// The value, and the derivative in place of the argument.
+template <int A>
+PGCONV_DEVICE float fast_both(float& x) {
+  float y, dy;
+  if constexpr (A == kSin) {
+    y = fast_sine(x);
+    dy = fast_cosine(x);
+  } else if constexpr (A == kSilu) {
+    float sigmoid = fast_reciprocal(1.0f + fast_exp2(-1.44269504f * x));
+    y = x * sigmoid;
+    dy = sigmoid + y * (1.0f - sigmoid);
+  } else if constexpr (A == kTanh) {
+    y = fast_value<A>(x);
+    dy = 1.0f - y * y;
+  } else {
+    Act<A>::both(x, y, dy);
+  }
+  x = dy;
+  return y;
+}
+
+template <int A, int n>
+PGCONV_DEVICE void fast_boths(float (&z)[n][4], float (&y)[n][4]) {
+  PGCONV_UNROLL
+  for (int k = 0; k < n; ++k)
+    PGCONV_UNROLL
+    for (int e = 0; e < 4; ++e) y[k][e] = fast_both<A>(z[k][e]);
+}
+
+template <int n>
+PGCONV_DEVICE void fast_activate_both(int activation, float (&z)[n][4], float (&y)[n][4]) {
+  switch (activation) {
+    case kSin: return fast_boths<kSin>(z, y);
+    case kSilu: return fast_boths<kSilu>(z, y);
+    case kRelu: return fast_boths<kRelu>(z, y);
+    case kGelu: return fast_boths<kGelu>(z, y);
+    default: return fast_boths<kTanh>(z, y);
+  }
+}
+
+}  // namespace PGCONV_ISA
+}  // namespace pgconv

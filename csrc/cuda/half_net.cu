@@ -1,0 +1,44 @@
+#include "half_net.cuh"
+
+namespace pgconv {
+namespace PGCONV_ISA {
+
+struct PackHalfNet {
+  NetShape shape;
+  int width;
+  const float* params;
+  float* first;
+  uint16_t* matrices;
+  float* biases;
+};
+
+PGCONV_KERNEL(256) pack_half_net(const PackHalfNet p) {
+  int H = p.shape.hidden, D = p.shape.coord_dim, width = p.width, further = p.shape.hidden_layers - 1;
+  int64_t first = int64_t(D + 1) * width, matrices = int64_t(further) * width * width, biases = int64_t(further) * width;
+  const float* hidden = p.params + H * (D + 1);
+  float scale = p.shape.activation == kSin ? hidden[int64_t(further) * H * (H + 1)] : 1.0f;
+  for (int64_t k = block() * threads() + thread(); k < first + 2 * matrices + biases; k += blocks() * threads()) {
+    if (int64_t n = k - first - 2 * matrices; n >= 0) {
+      int64_t l = n / width, h = n % width;
+      p.biases[n] = h < H ? scale * hidden[l * H * (H + 1) + H * H + h] : 0.0f;
+    } else if (int64_t n = k - first; n >= 0) {
+      int64_t l = n % matrices / (width * width), row = n / width % width, column = n % width;
+      float weight = row < H && column < H ? scale * hidden[l * H * (H + 1) + row * H + column] : 0.0f;
+      p.matrices[n] = part_of<Half>(weight, n / matrices);
+    } else {
+      int64_t d = k / width, h = k % width;
+      p.first[k] = h < H ? scale * (d < D ? p.params[h * D + d] : p.params[H * D + h]) : 0.0f;
+    }
+  }
+}
+
+HalfNet packed_half_net(Machine& machine, const NetShape& shape, int width, bool split, const float* params) {
+  int further = shape.hidden_layers - 1;
+  PackHalfNet pack{shape, width, params, machine.take<float>((shape.coord_dim + 1) * width),
+                   machine.take<uint16_t>(2 * int64_t(further) * width * width), machine.take<float>(further * width)};
+  launch(machine, pack_half_net, grid_for(int64_t(width) * (shape.coord_dim + 1 + further * (2 * width + 1))), pack);
+  return {shape, width, split, pack.first, pack.matrices, pack.biases};
+}
+
+}  // namespace PGCONV_ISA
+}  // namespace pgconv

@@ -1,0 +1,174 @@
+// Kernel nets by matrix instructions in 16 bits, on tiles of 16 pairs, and the coordinates of the pairs, one lane each.
+//
+// Numbers (pair, feature) of a tile are sums of matrix instructions: z[n] holds features 8 n .. 8 n + 7. Rounded to words they
+// are the next product's left operand as they lie: the steps of its depth are pairs of tiles.
+#pragma once
+
+#include "../common/semidirect.h"
+#include "fast_activations.cuh"
+
+namespace pgconv {
+namespace PGCONV_ISA {
+
+constexpr int kPointWarps = 8;  // of a block
+
+// What the kernels read of a net, numbers padded to `width` features: first layer [D + 1][width] in float32, its bias last;
+// per further layer a matrix [width][width] in two 16-bit parts whose sum it is, [2][layers][width][width]; biases [width] in
+// float32. Scaled for fast_activations.cuh.
+struct HalfNet {
+  NetShape shape;
+  int width;
+  // Whether both parts of numbers and matrices are multiplied, which leaves phases the accuracy of float32: for three products
+  // instead of one.
+  bool split;
+  const float* first;
+  const uint16_t* matrices;
+  const float* biases;
+
+  PGCONV_EVERYWHERE int parts() const { return split ? 2 : 1; }
+  PGCONV_EVERYWHERE int layers() const { return shape.hidden_layers - 1; }
+};
+
+HalfNet packed_half_net(Machine& machine, const NetShape& shape, int width, bool split, const float* params);
+
+// The k-th of the two parts of a number.
+template <class E>
+PGCONV_DEVICE uint16_t part_of(float x, int64_t k) {
+  uint32_t high = E::pack(x, 0.0f);
+  return uint16_t(k == 0 ? high : E::pack(x - E::value(high, 0), 0.0f));
+}
+
+// z = bias, the same for all pairs.
+template <int n>
+PGCONV_DEVICE void set_rows(const float* bias, float (&z)[n][4]) {
+  bias += lane() % 4 * 2;
+  PGCONV_UNROLL
+  for (int m = 0; m < n; ++m)
+    PGCONV_UNROLL
+    for (int k = 0; k < 4; ++k) z[m][k] = bias[8 * m + k % 2];
+}
+
+// The first layer in float32: z[pair][h] = first[D][h] + sum_d first[d][h] x[d][pair], coordinates at a distance of kWarp.
+template <int n>
+PGCONV_DEVICE void first_layer(const float* first, int coord_dim, const float* x, float (&z)[n][4]) {
+  constexpr int width = 8 * n;
+  set_rows(first + coord_dim * width, z);
+  x += lane() / 4;
+  first += lane() % 4 * 2;
+  for (int d = 0; d < coord_dim; ++d, x += kWarp, first += width) {
+    float low = x[0], high = x[8];
+    PGCONV_UNROLL
+    for (int m = 0; m < n; ++m) {
+      float w0 = first[8 * m], w1 = first[8 * m + 1];
+      z[m][0] += w0 * low, z[m][1] += w1 * low, z[m][2] += w0 * high, z[m][3] += w1 * high;
+    }
+  }
+}
+
+// Words of numbers, and of what their rounding leaves over.
+template <int n>
+struct Words {
+  uint32_t high[n][2], low[n][2];
+};
+template <class E, int n>
+PGCONV_DEVICE void pack_rows(const float (&z)[n][4], uint32_t (&h)[n][2]) {
+  PGCONV_UNROLL
+  for (int m = 0; m < n; ++m) h[m][0] = E::pack(z[m][0], z[m][1]), h[m][1] = E::pack(z[m][2], z[m][3]);
+}
+template <class E, int n>
+PGCONV_DEVICE void pack_both(const float (&z)[n][4], Words<n>& h) {
+  pack_rows<E>(z, h.high);
+  PGCONV_UNROLL
+  for (int m = 0; m < n; ++m)
+    PGCONV_UNROLL
+    for (int k = 0; k < 2; ++k)
+      h.low[m][k] = E::pack(z[m][2 * k] - E::value(h.high[m][k], 0), z[m][2 * k + 1] - E::value(h.high[m][k], 1));
+}
+
+// A matrix in shared memory, rows of `row` bytes, its second part `low` bytes behind.
+struct SharedMatrix {
+  const unsigned char* begin;
+  int row, low;
+};
+
+template <class E, int depth, int n>
+PGCONV_DEVICE void multiply_step(int k, const uint32_t (&h)[depth][2], const uint32_t (&w)[4], float (&z)[n][4], int m) {
+  uint32_t left[4] = {h[2 * k][0], h[2 * k][1], h[2 * k + 1][0], h[2 * k + 1][1]};
+  E::multiply_add(z[2 * m], left, w[0], w[1]);
+  E::multiply_add(z[2 * m + 1], left, w[2], w[3]);
+}
+
+// z[pair][h] += sum_k h[pair][k] W[h][k], of both parts of both where `split`.
+template <class E, int depth, int n>
+PGCONV_DEVICE void multiply_rows(SharedMatrix matrix, bool split, const Words<depth>& h, float (&z)[n][4]) {
+  const unsigned char* own = matrix.begin + (lane() % 8 + lane() / 16 * 8) * matrix.row + lane() / 8 % 2 * 16;
+  PGCONV_UNROLL
+  for (int k = 0; k < depth / 2; ++k)
+    PGCONV_UNROLL
+    for (int m = 0; m < n / 2; ++m) {
+      uint32_t w[4];
+      load_matrices(w, own + 16 * m * matrix.row + 32 * k);
+      multiply_step<E>(k, h.high, w, z, m);
+      if (!split) continue;
+      multiply_step<E>(k, h.low, w, z, m);
+      load_matrices(w, own + matrix.low + 16 * m * matrix.row + 32 * k);
+      multiply_step<E>(k, h.high, w, z, m);
+    }
+}
+// z[pair][k] += sum_h h[pair][h] W[h][k], of both parts of the matrix.
+template <class E, int depth, int n>
+PGCONV_DEVICE void multiply_columns(SharedMatrix matrix, const uint32_t (&h)[depth][2], float (&z)[n][4]) {
+  const unsigned char* own = matrix.begin + lane() % 16 * matrix.row + lane() / 16 * 16;
+  PGCONV_UNROLL
+  for (int part = 0; part < 2; ++part)
+    PGCONV_UNROLL
+    for (int k = 0; k < depth / 2; ++k)
+      PGCONV_UNROLL
+      for (int m = 0; m < n / 2; ++m) {
+        uint32_t w[4];
+        load_matrices_transposed(w, own + part * matrix.low + 16 * k * matrix.row + 32 * m);
+        multiply_step<E>(k, h, w, z, m);
+      }
+}
+// The left operands (feature, pair) of numbers (pair, feature).
+template <int n>
+PGCONV_DEVICE void transpose_rows(const uint32_t (&h)[n][2], uint32_t (&left)[n / 2][4]) {
+  PGCONV_UNROLL
+  for (int m = 0; m < n / 2; ++m)
+    PGCONV_UNROLL
+    for (int k = 0; k < 4; ++k) left[m][k] = transposed_matrix(h[2 * m + k % 2][k / 2]);
+}
+
+// Coordinates of a^-1 b from fields at a distance of `a_row` and `b_row`, orbit coordinates first, into x at a distance of
+// kWarp.
+template <class G>
+PGCONV_DEVICE void group_coordinates(const Features<float>& e, int own, const float* a, int a_row, const float* b, int b_row,
+                                     float* x) {
+  float fa[G::fields], fb[G::element], g[G::element], out[G::max_coords] = {};
+  PGCONV_UNROLL
+  for (int c = 0; c < G::fields; ++c) fa[c] = a[(e.orbit + c) * a_row];
+  PGCONV_UNROLL
+  for (int c = 0; c < G::element; ++c) fb[c] = b[(e.orbit + c) * b_row];
+  G::relative(fa, fb, g);
+  G::coordinates(e.chart, e.part, g, out);
+  PGCONV_UNROLL
+  for (int c = 0; c < G::max_coords; ++c)
+    if (c < own) x[c * kWarp] = out[c];
+  for (int c = 0; c < e.orbit; ++c) {
+    x[(own + c) * kWarp] = a[c * a_row];
+    x[(own + e.orbit + c) * kWarp] = b[c * b_row];
+  }
+}
+
+// One branch, the same for the whole launch, for the coordinates of 32 pairs: a kernel for each group would be 12 times the
+// code.
+PGCONV_DEVICE void lane_coordinates(const Features<float>& e, int own, const float* a, int a_row, const float* b, int b_row,
+                                    float* x) {
+  int index = 0;
+  for_each_group([&](const char*, auto group) {
+    if (index++ == e.group) group_coordinates<decltype(group)>(e, own, a, a_row, b, b_row, x);
+  });
+}
+
+}  // namespace PGCONV_ISA
+}  // namespace pgconv

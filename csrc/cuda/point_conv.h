@@ -1,0 +1,29 @@
+// The point convolution on a GPU: what point_moments.cu and point_gradient.cu offer the operators. All pointers are memory of the machine.
+#pragma once
+
+#include "../common/params.h"
+#include "machine.h"
+
+namespace pgconv {
+namespace PGCONV_ISA {
+
+enum HalfType { kFloat16, kBfloat16Type };
+
+// Why no kernel computes the moments of a net of that shape, or null.
+const char* why_not_moments(const NetShape& shape);
+
+// moments [B, Nu, H, C] of f [B, Nv, C], C a multiple of 8; all sets of elements are used by B / S images each.
+void point_moments_of(Machine& machine, const FeaturesCall& call, int64_t B, int64_t C, HalfType type, const uint16_t* f,
+                      const float* v, const float* u, const float* params, float* moments);
+
+// Why no kernel computes the gradients of elements with so many fields and of the net for so many columns (channels of all
+// images that share a set), or null.
+const char* why_not_gradient(const NetShape& shape, int fields, int64_t columns);
+
+// Gradients of v, u and params from that of the moments, [B, Nu, H, C] in the type of f.
+void point_features_gradient(Machine& machine, const FeaturesCall& call, int64_t B, int64_t C, HalfType type,
+                             const uint16_t* grad_moments, const uint16_t* f, const float* v, const float* u,
+                             const float* params, float* grad_v, float* grad_u, float* grad_params);
+
+}  // namespace PGCONV_ISA
+}  // namespace pgconv

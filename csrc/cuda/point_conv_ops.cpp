@@ -1,0 +1,113 @@
+// The point convolution as operators on CUDA tensors.
+#include <torch/csrc/stable/library.h>
+
+#include <tuple>
+
+#include "ops.h"
+#include "point_conv.h"
+
+namespace pgconv {
+namespace {
+
+using namespace PGCONV_ISA;
+
+int fields_of(int group, int orbit) {
+  GroupInfo groups[kGroupCount];
+  group_table(groups);
+  return groups[group].fields + orbit;
+}
+
+struct PointCall {
+  FeaturesCall features;
+  HalfType type;
+  int64_t B, C;
+};
+
+PointCall point_call(const char* op, const Tensor& f, const Tensor& v, const Tensor& u, const Tensor& params,
+                     const std::string& group, const std::string& chart, const std::string& part, const std::string& form,
+                     const std::string& net) {
+  if (!f.is_cuda()) fail(op, ": expected CUDA tensors");
+  auto call = make_call(op, v, u, params, group, chart, part, form, net);
+  check_device(op, "v", v, f);
+  if (v.scalar_type() != ScalarType::Float) fail(op, ": v: expected float32");
+  bool half = f.scalar_type() == ScalarType::Half;
+  if (!half && f.scalar_type() != ScalarType::BFloat16) fail(op, ": f: expected float16 or bfloat16");
+  check_tensor(op, "f", f, {-1, call.Nv, -1}, f.scalar_type());
+  int64_t B = f.size(0), C = f.size(2);
+  if (C % 8) fail(op, ": f: expected a multiple of 8 channels, got ", C);
+  for (int64_t S : {call.Sv, call.Su})
+    if (S != 1 && S != B) fail(op, ": v, u: expected 1 or ", B, " sets of elements, got ", S);
+  return {call, half ? kFloat16 : kBfloat16Type, B, C};
+}
+
+Tensor moments(const Tensor& f, const Tensor& v, const Tensor& u, const Tensor& params, const std::string& group,
+               const std::string& chart, const std::string& part, const std::string& form, const std::string& net) {
+  const char* op = "point_moments";
+  auto call = point_call(op, f, v, u, params, group, chart, part, form, net);
+  if (const char* reason = why_not_moments(call.features.shape)) fail(op, ": ", reason);
+  TorchMachine machine(f);
+  Tensor out = torch::stable::new_empty(f, {call.B, call.features.Nu, call.features.shape.hidden, call.C}, ScalarType::Float);
+  point_moments_of(machine, call.features, call.B, call.C, call.type, data<uint16_t>(f), data<float>(v), data<float>(u),
+                   data<float>(params), mutable_data<float>(out));
+  return out;
+}
+
+std::tuple<Tensor, Tensor, Tensor> gradient(const Tensor& grad, const Tensor& f, const Tensor& v, const Tensor& u,
+                                            const Tensor& params, const std::string& group, const std::string& chart,
+                                            const std::string& part, const std::string& form, const std::string& net) {
+  const char* op = "point_gradient";
+  auto call = point_call(op, f, v, u, params, group, chart, part, form, net);
+  const FeaturesCall& features = call.features;
+  check_device(op, "grad", grad, f);
+  check_tensor(op, "grad", grad, {call.B, features.Nu, features.shape.hidden, call.C}, f.scalar_type());
+  int64_t columns = features.S > 0 ? call.B / features.S * call.C : 0;
+  if (const char* reason = why_not_gradient(features.shape, fields_of(features.group, features.orbit), columns)) fail(op, ": ", reason);
+  TorchMachine machine(f);
+  Tensor gv = torch::stable::empty_like(v), gu = torch::stable::empty_like(u), gp = torch::stable::empty_like(params);
+  point_features_gradient(machine, features, call.B, call.C, call.type, data<uint16_t>(grad), data<uint16_t>(f), data<float>(v),
+                          data<float>(u), data<float>(params), mutable_data<float>(gv), mutable_data<float>(gu),
+                          mutable_data<float>(gp));
+  return std::make_tuple(gv, gu, gp);
+}
+
+// Empty where kernels take the net, else the reason.
+std::string why_not(const std::string& net) {
+  const char* reason = why_not_moments(parse_net("cuda_why_not_moments", net));
+  return reason ? reason : "";
+}
+
+std::string why_not_columns(const std::string& group, const std::string& net, int64_t columns) {
+  const char* op = "cuda_why_not_gradient";
+  GroupInfo groups[kGroupCount];
+  group_table(groups);
+  GroupName name = parse_group(op, groups, group);
+  const char* reason = why_not_gradient(parse_net(op, net), fields_of(name.group, name.orbit), columns);
+  return reason ? reason : "";
+}
+
+}  // namespace
+}  // namespace pgconv
+
+STABLE_TORCH_LIBRARY_FRAGMENT(pgconv_C, m) {
+  // moments [B, Nu, H, C], float32, of f [B, Nv, C], float16 or bfloat16 with C a multiple of 8, and elements v, u, params as
+  // for point_conv, float32.
+  m.def(
+      "point_moments(Tensor f, Tensor v, Tensor u, Tensor params, str group, str chart, str part, str form, str net) "
+      "-> Tensor");
+  // Gradients of v, u and params from that of the moments, in the type of f.
+  m.def(
+      "point_gradient(Tensor grad, Tensor f, Tensor v, Tensor u, Tensor params, str group, str chart, str part, str form, "
+      "str net) -> (Tensor, Tensor, Tensor)");
+  m.def("cuda_why_not_moments(str net) -> str");
+  m.def("cuda_why_not_gradient(str group, str net, int columns) -> str");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(pgconv_C, CUDA, m) {
+  m.impl("point_moments", TORCH_BOX(&pgconv::moments));
+  m.impl("point_gradient", TORCH_BOX(&pgconv::gradient));
+}
+
+STABLE_TORCH_LIBRARY_IMPL(pgconv_C, CompositeExplicitAutograd, m) {
+  m.impl("cuda_why_not_moments", TORCH_BOX(&pgconv::why_not));
+  m.impl("cuda_why_not_gradient", TORCH_BOX(&pgconv::why_not_columns));
+}

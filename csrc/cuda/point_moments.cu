@@ -1,0 +1,86 @@
+#include "point_conv.h"
+
+#include <type_traits>
+
+#include "elements.h"
+#include "parts.h"
+#include "point_moments.cuh"
+
+namespace pgconv {
+namespace PGCONV_ISA {
+namespace {
+
+// Few columns: two outputs share the signal's operands. Many: one output, so that a lane's sums stay at 64 numbers.
+using Narrow = PointTile<2, 4, 2>;
+using Wide = PointTile<2, 8, 1>;
+using Deep = PointTile<4, 4, 1>;
+
+constexpr int64_t kLeastInputs = 2 * kStageInputs;
+
+template <class Tile>
+bool fits(const NetShape& shape) {
+  HalfNet net{shape, Tile::width, true, nullptr, nullptr, nullptr};
+  return shape.hidden <= Tile::width && PointShared<Tile>::of(net, kMaxFields, kMaxFields).size <= kMostSharedBytes;
+}
+
+// Signals in float16 show errors that vanish beside the rounding of bfloat16; and every further layer of sines multiplies the
+// rounding of the one before by omega0 times its weights.
+template <class E>
+bool needs_split(const NetShape& shape) {
+  constexpr bool half = std::is_same<E, Half>::value;
+  return shape.activation == kSin ? half || shape.hidden_layers > 2 : half && shape.hidden_layers > 2;
+}
+
+template <class E, class Tile>
+void run(Machine& machine, const FeaturesCall& call, const PointMoments& problem, const float* params, float* moments) {
+  const NetShape& shape = call.shape;
+  PointMoments p = problem;
+  p.net = packed_half_net(machine, shape, Tile::width, needs_split<E>(shape), params);
+  p.row_blocks = ceil_div(call.Nu, Tile::block_outputs);
+  p.column_blocks = ceil_div(p.images * p.C, Tile::channels);
+  int64_t blocks = call.S * p.row_blocks * p.column_blocks;
+  Parts splits(call.Nv, blocks, kLeastInputs, kStageInputs);
+  p.splits = splits.parts;
+  p.split_inputs = splits.size;
+  int64_t count = call.S * p.images * call.Nu * shape.hidden * p.C;
+  p.moments = p.splits > 1 ? machine.take<float>(p.splits * count) : moments;
+  int shared = PointShared<Tile>::of(p.net, p.v_fields, p.u_fields).size;
+  launch(machine, point_moments<E, Tile>, Grid{blocks * p.splits, kPointWarps * kWarp, shared}, p);
+  if (p.splits > 1) launch(machine, sum_parts, grid_for(count), SumParts{count, p.splits, p.moments, moments});
+}
+
+template <class E>
+void choose(Machine& machine, const FeaturesCall& call, const PointMoments& problem, const float* params,
+            float* moments) {
+  auto with = [&](auto tile) { run<E, decltype(tile)>(machine, call, problem, params, moments); };
+  if (call.shape.hidden > Narrow::width) return with(Deep{});
+  if (problem.images * problem.C > Narrow::channels) return with(Wide{});
+  with(Narrow{});
+}
+
+}  // namespace
+
+const char* why_not_moments(const NetShape& shape) {
+  bool all = shape.hidden > Narrow::width ? fits<Deep>(shape) : fits<Narrow>(shape) && fits<Wide>(shape);
+  return all ? nullptr : "the kernel net is too wide (over 64 features) or too deep for a block's shared memory";
+}
+
+void point_moments_of(Machine& machine, const FeaturesCall& call, int64_t B, int64_t C, HalfType type, const uint16_t* f,
+                      const float* v, const float* u, const float* params, float* moments) {
+  Relative<float> relative(machine, call, v, u);
+  PointMoments problem{};
+  problem.elements = relative.elements();
+  problem.own = relative.own();
+  problem.v_fields = relative.v_fields();
+  problem.u_fields = relative.u_fields();
+  problem.images = call.S > 0 ? B / call.S : 0;
+  problem.C = C;
+  problem.f = f;
+  if (type == kFloat16)
+    choose<Half>(machine, call, problem, params, moments);
+  else
+    choose<Bfloat16>(machine, call, problem, params, moments);
+}
+
+}  // namespace PGCONV_ISA
+}  // namespace pgconv

@@ -1,0 +1,45 @@
+#include "torch_machine.h"
+
+#include <cuda_runtime_api.h>
+#include <torch/csrc/inductor/aoti_torch/c/shim.h>
+
+// Torch from 2.13 on has the first for every device, a torch with CUDA the second. Weak: the library loads under a torch that
+// lacks either.
+extern "C" {
+__attribute__((weak)) AOTITorchError torch_stream_native_handle(StreamHandle stream, void** handle);
+__attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device_index, void** stream);
+}
+
+namespace pgconv {
+
+static void* current_stream(int32_t device) {
+  void* stream = nullptr;
+  if (aoti_torch_get_current_cuda_stream) {
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
+  } else if (torch_stream_native_handle) {
+    StreamHandle handle = nullptr;
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_stream(device, &handle));
+    AOTITorchError error = torch_stream_native_handle(handle, &stream);
+    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_delete_stream(handle));
+    STABLE_TORCH_ERROR_CODE_CHECK(error);
+  } else {
+    fail("pgconv: this torch does not tell the current CUDA stream; use torch 2.10 or newer built with CUDA");
+  }
+  return stream;
+}
+
+TorchMachine::TorchMachine(const Tensor& on) : on_(on), guard_(on.get_device_index()) {
+  stream = current_stream(on.get_device_index());
+}
+
+void TorchMachine::check(int error) {
+  if (error != cudaSuccess)
+    fail("pgconv: a CUDA kernel could not be launched: ", cudaGetErrorString(static_cast<cudaError_t>(error)));
+}
+
+void* TorchMachine::allocate(int64_t bytes) {
+  memory_.push_back(torch::stable::new_empty(on_, {bytes}, ScalarType::Byte));
+  return memory_.back().mutable_data_ptr();
+}
+
+}  // namespace pgconv

@@ -1,0 +1,353 @@
+#include "emulator.h"
+
+#include <ucontext.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <deque>
+#include <random>
+#include <stdexcept>
+#include <string>
+
+namespace pgconv {
+namespace emulator {
+namespace {
+
+constexpr int kWarp = 32;
+constexpr int kMostThreads = 1024;
+constexpr int kMostShared = 227 << 10;  // of any GPU
+constexpr size_t kStackBytes = 256 << 10;
+
+// Threads that wait for each other: all of a warp or of a block.
+struct Meeting {
+  int size = 0, arrived = 0;
+  uint64_t round = 0;
+  const char* name = nullptr;
+  std::vector<void*> operands;
+};
+
+struct Copy {
+  void* to;
+  const void* from;
+  int bytes;
+  bool valid;
+};
+
+struct Fiber {
+  ucontext_t context;
+  std::unique_ptr<char[]> stack;
+  bool done = false;
+  // What it waits for: the meeting has to pass this round.
+  Meeting* meeting = nullptr;
+  uint64_t round = 0;
+  // Copies of the open group, and of those committed and not waited for.
+  std::vector<Copy> open;
+  std::deque<std::vector<Copy>> committed;
+
+  bool ready() const { return !done && (!meeting || meeting->round > round); }
+};
+
+class Block {
+ public:
+  Block(const Grid& grid, const std::function<void()>& body, unsigned seed) : grid(grid), body_(body), random_(seed) {
+    fibers_.resize(grid.threads);
+    for (auto& fiber : fibers_) fiber.stack.reset(new char[kStackBytes]);
+    warps_.resize((grid.threads + kWarp - 1) / kWarp);
+  }
+
+  void run(int64_t number);
+
+  void meet(Meeting& meeting, int place, const char* name, void* operands, const std::function<void(Operands)>& step) {
+    if (meeting.arrived == 0) meeting.name = name;
+    if (std::strcmp(meeting.name, name) != 0)
+      return stop("threads wait for each other in " + std::string(meeting.name) + " and in " + name);
+    meeting.operands[place] = operands;
+    Fiber& fiber = fibers_[current];
+    fiber.meeting = &meeting;
+    fiber.round = meeting.round;
+    if (++meeting.arrived == meeting.size) {
+      step(meeting.operands.data());
+      meeting.arrived = 0;
+      ++meeting.round;
+    }
+    // Who completes a meeting does not go on before the others by more than chance.
+    leave();
+    fiber.meeting = nullptr;
+  }
+  void sync_block() {
+    meet(all_, current, "sync_block", nullptr, [](Operands) {});
+  }
+  Meeting& warp() { return warps_[current / kWarp]; }
+  Fiber& fiber() { return fibers_[current]; }
+  // Whether the bytes lie in the block's shared memory, on a boundary of their own number; stops the launch if not.
+  bool check_shared(const char* name, const void* p, int bytes) {
+    auto* begin = static_cast<const unsigned char*>(p);
+    bool inside = begin >= shared->get() && begin + bytes <= shared->get() + grid.shared;
+    bool aligned = reinterpret_cast<uintptr_t>(p) % bytes == 0;
+    if (!inside || !aligned) stop(std::string(name) + (inside ? ": address not aligned" : ": outside shared memory"));
+    return inside && aligned;
+  }
+
+  [[noreturn]] void finish() {
+    fibers_[current].done = true;
+    setcontext(&scheduler_);
+    __builtin_unreachable();
+  }
+  // Ends the launch with an error; does not return to the thread.
+  void stop(const std::string& message) {
+    error_ = message;
+    leave();
+  }
+  const std::function<void()>& body() const { return body_; }
+
+  const Grid grid;
+  int64_t number = 0;
+  int current = 0;
+  std::unique_ptr<Memory> shared;
+
+ private:
+  void leave() { swapcontext(&fibers_[current].context, &scheduler_); }
+  void prepare();
+
+  const std::function<void()>& body_;
+  std::mt19937 random_;
+  ucontext_t scheduler_;
+  std::vector<Fiber> fibers_;
+  std::vector<Meeting> warps_;
+  Meeting all_;
+  std::string error_;
+};
+
+Block* running = nullptr;
+
+void start() {
+  running->body()();
+  running->finish();
+}
+
+void Block::prepare() {
+  shared = std::make_unique<Memory>(grid.shared);
+  all_ = Meeting{};
+  all_.size = grid.threads;
+  all_.operands.assign(grid.threads, nullptr);
+  for (size_t w = 0; w < warps_.size(); ++w) {
+    warps_[w] = Meeting{};
+    warps_[w].size = std::min(kWarp, grid.threads - int(w) * kWarp);
+    warps_[w].operands.assign(kWarp, nullptr);
+  }
+  for (auto& fiber : fibers_) {
+    fiber.done = false;
+    fiber.meeting = nullptr;
+    fiber.open.clear();
+    fiber.committed.clear();
+    getcontext(&fiber.context);
+    fiber.context.uc_stack.ss_sp = fiber.stack.get();
+    fiber.context.uc_stack.ss_size = kStackBytes;
+    fiber.context.uc_link = nullptr;
+    makecontext(&fiber.context, start, 0);
+  }
+}
+
+void Block::run(int64_t block_number) {
+  number = block_number;
+  prepare();
+  std::vector<int> ready;
+  for (;;) {
+    ready.clear();
+    bool waiting = false;
+    for (int t = 0; t < grid.threads; ++t) {
+      if (fibers_[t].ready()) ready.push_back(t);
+      waiting |= !fibers_[t].done;
+    }
+    if (!waiting) return;
+    if (ready.empty()) {
+      std::string places;
+      for (const auto& fiber : fibers_)
+        if (!fiber.done && places.find(fiber.meeting->name) == std::string::npos)
+          places += std::string(places.empty() ? "" : ", ") + fiber.meeting->name;
+      throw std::runtime_error("emulator: threads wait for ever in " + places);
+    }
+    // All that are ready run once, in random order, up to their next wait.
+    std::shuffle(ready.begin(), ready.end(), random_);
+    for (int t : ready) {
+      current = t;
+      swapcontext(&scheduler_, &fibers_[t].context);
+      if (!error_.empty()) throw std::runtime_error("emulator: " + error_);
+    }
+  }
+}
+
+}  // namespace
+
+Memory::Memory(int64_t bytes) : data_(static_cast<unsigned char*>(::operator new(bytes, kAlignment))) {
+  std::memset(data_.get(), 0xff, bytes);
+}
+
+void launch(Machine& machine, Grid grid, const std::function<void()>& body) {
+  if (grid.threads < 1 || grid.threads > kMostThreads || grid.shared > kMostShared || grid.blocks < 0 ||
+      grid.blocks > INT32_MAX)
+    throw std::runtime_error("emulator: no GPU can launch this grid");
+  if (running) throw std::runtime_error("emulator: a launch inside a launch");
+  Block block(grid, body, static_cast<Host&>(machine).seed);
+  running = &block;
+  try {
+    for (int64_t number = 0; number < grid.blocks; ++number) block.run(number);
+  } catch (...) {
+    running = nullptr;
+    throw;
+  }
+  running = nullptr;
+}
+
+int thread() { return running->current; }
+int threads() { return running->grid.threads; }
+int64_t block() { return running->number; }
+int64_t blocks() { return running->grid.blocks; }
+unsigned char* shared_memory() { return running->shared->get(); }
+void sync_block() { running->sync_block(); }
+void sync_warp() {
+  together("sync_warp", nullptr, [](Operands) {});
+}
+
+void together(const char* name, void* operands, const std::function<void(Operands)>& step) {
+  running->meet(running->warp(), running->current % kWarp, name, operands, step);
+}
+
+void exchange(const void* value, void* result, int bytes, int mask) {
+  struct Lane {
+    const void* value;
+    void* result;
+  } own{value, result};
+  together("exchange", &own, [bytes, mask](Operands lanes) {
+    for (int l = 0; l < kWarp; ++l) {
+      auto at = [&](int k) { return static_cast<Lane*>(lanes[k]); };
+      if (at(l) && at(l ^ mask)) std::memcpy(at(l)->result, at(l ^ mask)->value, bytes);
+    }
+  });
+}
+
+void copy_async(void* to, const void* from, int bytes, bool valid) {
+  running->check_shared("copy_async", to, bytes);
+  if (valid && reinterpret_cast<uintptr_t>(from) % bytes) running->stop("copy_async: address not aligned");
+  running->fiber().open.push_back({to, from, bytes, valid});
+}
+void commit_copies() {
+  Fiber& fiber = running->fiber();
+  fiber.committed.push_back(std::move(fiber.open));
+  fiber.open.clear();
+}
+void wait_copies(int pending) {
+  auto& groups = running->fiber().committed;
+  for (; int(groups.size()) > pending; groups.pop_front())
+    for (const Copy& copy : groups.front()) {
+      if (copy.valid)
+        std::memcpy(copy.to, copy.from, copy.bytes);
+      else
+        std::memset(copy.to, 0, copy.bytes);
+    }
+}
+
+namespace {
+uint32_t word(uint16_t low, uint16_t high) { return low | uint32_t(high) << 16; }
+uint16_t part(uint32_t word, int k) { return uint16_t(word >> (16 * k)); }
+}  // namespace
+
+void load_matrices(uint32_t (&to)[4], const void* row, bool transposed) {
+  running->check_shared("load_matrices", row, 16);
+  struct Lane {
+    const void* row;
+    uint32_t* to;
+  } own{row, to};
+  together(transposed ? "load_matrices_transposed" : "load_matrices", &own, [transposed](Operands lanes) {
+    auto lane = [&](int l) { return static_cast<Lane*>(lanes[l]); };
+    for (int m = 0; m < 4; ++m) {
+      uint16_t matrix[8][8];
+      for (int r = 0; r < 8; ++r) std::memcpy(matrix[r], lane(8 * m + r)->row, 16);
+      for (int l = 0; l < kWarp; ++l) {
+        int g = l / 4, t = l % 4;
+        lane(l)->to[m] = transposed ? word(matrix[2 * t][g], matrix[2 * t + 1][g])
+                                    : word(matrix[g][2 * t], matrix[g][2 * t + 1]);
+      }
+    }
+  });
+}
+
+uint32_t transposed_matrix(uint32_t matrix) {
+  struct Lane {
+    uint32_t word;
+  } own{matrix};
+  together("transposed_matrix", &own, [](Operands lanes) {
+    auto lane = [&](int l) { return static_cast<Lane*>(lanes[l]); };
+    uint16_t all[8][8];
+    for (int l = 0; l < kWarp; ++l)
+      for (int k = 0; k < 2; ++k) all[l / 4][l % 4 * 2 + k] = part(lane(l)->word, k);
+    for (int l = 0; l < kWarp; ++l) lane(l)->word = word(all[l % 4 * 2][l / 4], all[l % 4 * 2 + 1][l / 4]);
+  });
+  return own.word;
+}
+
+void multiply_add(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, float (*value)(uint16_t)) {
+  struct Lane {
+    float* d;
+    const uint32_t* a;
+    uint32_t b[2];
+  } own{d, a, {b0, b1}};
+  together("multiply_add", &own, [value](Operands lanes) {
+    auto lane = [&](int l) { return static_cast<Lane*>(lanes[l]); };
+    double left[16][16], right[16][8];
+    for (int l = 0; l < kWarp; ++l) {
+      int g = l / 4, t = l % 4;
+      for (int k = 0; k < 2; ++k) {
+        for (int n = 0; n < 4; ++n) left[g + 8 * (n % 2)][2 * t + k + 8 * (n / 2)] = value(part(lane(l)->a[n], k));
+        for (int n = 0; n < 2; ++n) right[2 * t + k + 8 * n][g] = value(part(lane(l)->b[n], k));
+      }
+    }
+    for (int l = 0; l < kWarp; ++l)
+      for (int n = 0; n < 4; ++n) {
+        int row = l / 4 + 8 * (n / 2), column = l % 4 * 2 + n % 2;
+        double sum = lane(l)->d[n];
+        for (int k = 0; k < 16; ++k) sum += left[row][k] * right[k][column];
+        lane(l)->d[n] = float(sum);
+      }
+  });
+}
+
+// Rounded to nearest, ties to even; beyond the largest number to infinity.
+uint16_t half_bits(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, 4);
+  uint16_t sign = uint16_t(bits >> 16 & 0x8000);
+  if (std::isnan(x)) return sign | 0x7fff;
+  double magnitude = std::fabs(double(x));
+  if (magnitude >= 65520) return sign | 0x7c00;
+  if (magnitude == 0) return sign;
+  int exponent;
+  std::frexp(magnitude, &exponent);  // magnitude = m 2^exponent, m in [1/2, 1)
+  int unit = std::max(exponent - 11, -24);
+  auto units = uint32_t(std::nearbyint(std::ldexp(magnitude, -unit)));
+  // Units of 2^-24 are subnormals; carries run into the exponent as they should.
+  return sign | uint16_t(units + (unit + 24 > 0 ? uint32_t(unit + 24) << 10 : 0));
+}
+float half_value(uint16_t bits) {
+  int exponent = bits >> 10 & 31, fraction = bits & 1023;
+  double magnitude = exponent == 31  ? (fraction ? std::nan("") : INFINITY)
+                     : exponent == 0 ? std::ldexp(fraction, -24)
+                                     : std::ldexp(1024 + fraction, exponent - 25);
+  return float(bits & 0x8000 ? -magnitude : magnitude);
+}
+uint16_t bfloat16_bits(float x) {
+  uint32_t bits;
+  std::memcpy(&bits, &x, 4);
+  if (std::isnan(x)) return 0x7fff;
+  return uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+}
+float bfloat16_value(uint16_t bits) {
+  uint32_t wide = uint32_t(bits) << 16;
+  float x;
+  std::memcpy(&x, &wide, 4);
+  return x;
+}
+
+}  // namespace emulator
+}  // namespace pgconv

@@ -1,0 +1,6 @@
+// The GPU kernels' own sources, compiled for the emulator.
+#include "../cuda/elements.cu"
+#include "../cuda/features.cu"
+#include "../cuda/half_net.cu"
+#include "../cuda/point_gradient.cu"
+#include "../cuda/point_moments.cu"

@@ -1,0 +1,179 @@
+// Test-only module: the GPU kernels, run by the emulator on numpy arrays. Needs neither torch nor a GPU.
+#include <tuple>
+
+#include "../cuda/elements.h"
+#include "../cuda/features.h"
+#include "../cuda/point_conv.h"
+#include "names.h"
+#include "planted.cuh"
+
+namespace py = pybind11;
+using namespace pgconv;
+using namespace pgconv::PGCONV_ISA;
+using emulator::Host;
+
+static NetShape parse_net(const std::string& text) {
+  size_t a = text.find(':'), b = text.find(':', a + 1), c = text.find(':', b + 1);
+  return {index_of(text.substr(0, a), kActivations), std::stoi(text.substr(a + 1)), std::stoi(text.substr(b + 1)),
+          std::stoi(text.substr(c + 1)) - 1};
+}
+
+template <class T>
+static Array<T> like(const Array<T>& a) {
+  return Array<T>(std::vector<py::ssize_t>(a.shape(), a.shape() + a.ndim()));
+}
+
+template <class T>
+static Array<T> net(unsigned seed, Array<T> coords, Array<T> params, const std::string& text) {
+  Host host(seed);
+  NetShape shape = parse_net(text);
+  Array<T> out({int64_t(coords.shape(0)), int64_t(shape.hidden)});
+  kernel_net(host, shape, coords.shape(0), coords.data(), params.data(), out.mutable_data());
+  return out;
+}
+
+template <class T>
+static std::tuple<Array<T>, Array<T>> net_backward(unsigned seed, Array<T> grad, Array<T> coords, Array<T> params,
+                                                   const std::string& text) {
+  Host host(seed);
+  Array<T> grad_coords({int64_t(coords.shape(0)), int64_t(coords.shape(1))}), grad_params(params.size());
+  kernel_net_backward(host, parse_net(text), coords.shape(0), grad.data(), coords.data(), params.data(),
+                      grad_coords.mutable_data(), grad_params.mutable_data());
+  return {grad_coords, grad_params};
+}
+
+static void name_group(FeaturesCall& call, const std::string& group) {
+  GroupInfo groups[kGroupCount];
+  group_table(groups);
+  std::vector<std::string> names;
+  for (const auto& info : groups) names.push_back(info.name);
+  size_t slash = group.find('/');
+  call.group = index_of(group.substr(0, slash), names);
+  call.orbit = slash == std::string::npos ? 0 : std::stoi(group.substr(slash + 1));
+}
+
+template <class T>
+static FeaturesCall make_call(const Array<T>& v, const Array<T>& u, const std::string& group, const std::string& chart,
+                              const std::string& part, bool correlation, const std::string& text) {
+  FeaturesCall call{};
+  name_group(call, group);
+  call.chart = index_of(chart, kCharts);
+  call.part = index_of(part, kParts);
+  call.correlation = correlation;
+  call.shape = parse_net(text);
+  call.Sv = v.shape(0);
+  call.Su = u.shape(0);
+  call.S = call.Sv == 1 ? call.Su : call.Sv;
+  call.Nv = v.shape(1);
+  call.Nu = u.shape(1);
+  return call;
+}
+
+template <class T>
+static Array<T> features(unsigned seed, Array<T> v, Array<T> u, Array<T> params, const std::string& group,
+                         const std::string& chart, const std::string& part, bool correlation, const std::string& text) {
+  Host host(seed);
+  auto call = make_call(v, u, group, chart, part, correlation, text);
+  Array<T> out({call.S, call.Nu, call.Nv, int64_t(call.shape.hidden)});
+  relative_features(host, call, v.data(), u.data(), params.data(), out.mutable_data());
+  return out;
+}
+
+template <class T>
+static std::tuple<Array<T>, Array<T>, Array<T>> features_backward(unsigned seed, Array<T> grad, Array<T> v, Array<T> u,
+                                                                  Array<T> params, const std::string& group,
+                                                                  const std::string& chart, const std::string& part,
+                                                                  bool correlation, const std::string& text) {
+  Host host(seed);
+  auto call = make_call(v, u, group, chart, part, correlation, text);
+  Array<T> gv = like(v), gu = like(u), gp = like(params);
+  relative_features_backward(host, call, grad.data(), v.data(), u.data(), params.data(), gv.mutable_data(),
+                             gu.mutable_data(), gp.mutable_data());
+  return {gv, gu, gp};
+}
+
+// f [B, Nv, C] by its bits, float16 or bfloat16 -> moments [B, Nu, H, C].
+static Array<float> moments(unsigned seed, Array<uint16_t> f, bool half, Array<float> v, Array<float> u, Array<float> params,
+                            const std::string& group, const std::string& chart, const std::string& part, bool correlation,
+                            const std::string& text) {
+  Host host(seed);
+  auto call = make_call(v, u, group, chart, part, correlation, text);
+  int64_t B = f.shape(0), C = f.shape(2);
+  Array<float> out({B, call.Nu, int64_t(call.shape.hidden), C});
+  point_moments_of(host, call, B, C, half ? kFloat16 : kBfloat16Type, f.data(), v.data(), u.data(), params.data(),
+                   out.mutable_data());
+  return out;
+}
+
+// Gradients of v, u and params from that of the moments, by its bits as f.
+static std::tuple<Array<float>, Array<float>, Array<float>> moments_gradient(
+    unsigned seed, Array<uint16_t> grad, Array<uint16_t> f, bool half, Array<float> v, Array<float> u, Array<float> params,
+    const std::string& group, const std::string& chart, const std::string& part, bool correlation, const std::string& text) {
+  Host host(seed);
+  auto call = make_call(v, u, group, chart, part, correlation, text);
+  Array<float> gv = like(v), gu = like(u), gp = like(params);
+  point_features_gradient(host, call, f.shape(0), f.shape(2), half ? kFloat16 : kBfloat16Type, grad.data(), f.data(), v.data(),
+                          u.data(), params.data(), gv.mutable_data(), gu.mutable_data(), gp.mutable_data());
+  return {gv, gu, gp};
+}
+
+template <class T>
+static void define(py::module_& m) {
+  auto array = [](const char* name) { return py::arg(name).noconvert(); };
+  m.def("kernel_net", &net<T>, py::arg("seed"), array("coords"), array("params"), py::arg("net"));
+  m.def("kernel_net_backward", &net_backward<T>, py::arg("seed"), array("grad"), array("coords"), array("params"),
+        py::arg("net"));
+  m.def("relative_features", &features<T>, py::arg("seed"), array("v"), array("u"), array("params"), py::arg("group"),
+        py::arg("chart"), py::arg("part"), py::arg("correlation"), py::arg("net"));
+  m.def("relative_features_backward", &features_backward<T>, py::arg("seed"), array("grad"), array("v"), array("u"),
+        array("params"), py::arg("group"), py::arg("chart"), py::arg("part"), py::arg("correlation"), py::arg("net"));
+}
+
+PYBIND11_MODULE(_emulated, m) {
+  define<float>(m);
+  define<double>(m);
+  m.def("point_moments", &moments, py::arg("seed"), py::arg("f").noconvert(), py::arg("half"), py::arg("v").noconvert(),
+        py::arg("u").noconvert(), py::arg("params").noconvert(), py::arg("group"), py::arg("chart"), py::arg("part"),
+        py::arg("correlation"), py::arg("net"));
+  m.def("point_gradient", &moments_gradient, py::arg("seed"), py::arg("grad").noconvert(), py::arg("f").noconvert(),
+        py::arg("half"), py::arg("v").noconvert(), py::arg("u").noconvert(), py::arg("params").noconvert(),
+        py::arg("group"), py::arg("chart"), py::arg("part"), py::arg("correlation"), py::arg("net"));
+  m.def("why_not_gradient", [](const std::string& group, const std::string& text, int64_t columns) {
+    GroupInfo groups[kGroupCount];
+    group_table(groups);
+    FeaturesCall call{};
+    name_group(call, group);
+    const char* reason = why_not_gradient(parse_net(text), groups[call.group].fields + call.orbit, columns);
+    return std::string(reason ? reason : "");
+  });
+  m.def("why_not_moments", [](const std::string& text) {
+    const char* reason = why_not_moments(parse_net(text));
+    return std::string(reason ? reason : "");
+  });
+  // Rounding to 16 bits and back.
+  m.def("round_to", [](bool half, Array<float> x) {
+    Array<float> y(x.size());
+    for (py::ssize_t k = 0; k < x.size(); ++k)
+      y.mutable_data()[k] = half ? emulator::half_value(emulator::half_bits(x.data()[k]))
+                                 : emulator::bfloat16_value(emulator::bfloat16_bits(x.data()[k]));
+    return y;
+  });
+#if defined(__SANITIZE_ADDRESS__)
+  m.attr("SANITIZED") = true;
+#else
+  m.attr("SANITIZED") = false;
+#endif
+  m.def("why_not_net", [](const std::string& text, int bytes) {
+    const char* reason = why_not_net(parse_net(text), bytes);
+    return std::string(reason ? reason : "");
+  });
+  // (reversed, sums over warps) of numbers in blocks of 64, by a kernel with a mistake.
+  m.def("planted", [](unsigned seed, const std::string& mistake, Array<float> from) {
+    static const std::vector<std::string> names{"none",           "missing barrier", "barrier for some",
+                                                "two instructions", "reads unwritten", "past shared memory"};
+    Host host(seed);
+    Array<float> reversed(from.size()), sums(from.size() / 32);
+    run_planted(host, index_of(mistake, names), from.size() / 64, {from.data(), reversed.mutable_data(), sums.mutable_data()});
+    return std::make_tuple(reversed, sums);
+  });
+}

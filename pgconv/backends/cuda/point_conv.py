@@ -1,0 +1,170 @@
+"""The point convolution on a GPU: moments by our own kernel, the head by the vendor's matrix product.
+
+    ``M[b,i,h,c] = sum_j phi_h(v_j^-1 u_i) f[b,j,c]``
+    ``out[b,i,o] = sum_{c,h} W[o,c,h] M[b,i,h,c] + sum_c bias[o,c] sum_j f[b,j,c]``
+
+Outputs are taken some at a time, so that what is stored for them stays small. Gradients of signal and head come from the moments
+of the adjoint problem, those of elements and net from a kernel of their own, or where a net is too large for it from plain
+PyTorch on some outputs at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from pgconv.backends.cpp.library import ops
+from pgconv.backends.lists import Lists
+from pgconv.backends.reference.pieces import pieces
+from pgconv.backends.reference.point_conv import point_conv as reference
+from pgconv.backends.reference.vjp import vjp
+from pgconv.spec import Facts, FeatureSpec
+
+Operands = Sequence[Tensor | None]
+"""f, v, u, params, weight, bias."""
+
+HALVES = ("float16", "bfloat16")
+MOMENTS = 1 << 24
+"""Numbers in the moments of the outputs taken together, unless one has more: 64 MB."""
+GRANULE = 8
+"""The kernel reads so many channels at once."""
+
+
+def why_not(facts: Facts) -> str | None:
+    """The reason why a call cannot run here, or None."""
+    signal, *elements, weight = facts.dtypes
+    if signal not in HALVES or weight != signal or set(elements) != {"float32"}:
+        return (
+            f"the kernel takes signal and head in one of {', '.join(HALVES)}, elements and net in float32, "
+            f"received {', '.join(facts.dtypes)}"
+        )
+    if facts.size("lists"):
+        return "there is no CUDA kernel for neighbour lists"
+    return ops().cuda_why_not_moments(facts.features.net) or None
+
+
+def forward(operands: Operands, spec: FeatureSpec, depthwise: bool) -> Tensor:
+    """``[B,Nu,O]`` in the signal's dtype."""
+    f, v, u, params, weight, bias = operands
+    out = f.new_empty(f.shape[0], u.shape[1], weight.shape[0])
+    head = weight if depthwise else weight.flatten(1).t()
+    for rows, moments in _moments(f, v, u, params, spec):
+        moments = moments.transpose(2, 3).to(f.dtype)
+        out[:, rows] = (moments * head).sum(-1) if depthwise else moments.flatten(2) @ head
+    if bias is not None:
+        sums = f.sum(1, keepdim=True)
+        out += sums * bias if depthwise else sums @ bias.t()
+    return out
+
+
+def backward(
+    needs: Sequence[bool], grad: Tensor, operands: Operands, spec: FeatureSpec, depthwise: bool
+) -> list[Tensor | None]:
+    """Gradients of the operands (None where not needed)."""
+    grad = grad.to(operands[0].dtype)
+    linear = _signal_and_head if needs[0] or needs[4] or needs[5] else _nothing
+    features = _features if any(needs[1:4]) else _nothing
+    f, weight, bias = linear(needs, grad, operands, spec, depthwise)
+    v, u, params = features(needs, grad, operands, spec, depthwise)
+    found = f, v, u, params, weight, bias
+    return [x.to(own.dtype) if need and x is not None else None for x, own, need in zip(found, operands, needs)]
+
+
+def _nothing(*_: object) -> tuple[None, None, None]:
+    return None, None, None
+
+
+def _signal_and_head(needs, grad: Tensor, operands: Operands, spec: FeatureSpec, depthwise: bool):
+    """From the moments of the adjoint problem, in which inputs and outputs change places:
+
+    ``P[b,j,h,o] = sum_i phi_h(v_j^-1 u_i) grad[b,i,o]``, ``df[b,j,c] = sum_{o,h} W[o,c,h] P``, ``dW[o,c,h] = sum_{b,j} f P``.
+    """
+    f, v, u, params, weight, bias = operands
+    form = "convolution" if spec.form == "correlation" else "correlation"
+    grad_f = torch.empty_like(f) if needs[0] else None
+    grad_weight = torch.zeros(weight.shape, device=f.device) if needs[4] else None
+    head = weight if depthwise else weight.transpose(0, 1).flatten(1).t()
+    for rows, moments in _moments(grad, u, v, params, replace(spec, form=form)):
+        moments, part = moments.transpose(2, 3).to(f.dtype), f[:, rows]
+        if grad_f is not None:
+            grad_f[:, rows] = (moments * head).sum(-1) if depthwise else moments.flatten(2) @ head
+        if grad_weight is None:
+            continue
+        if depthwise:
+            grad_weight += (moments * part[..., None]).sum((0, 1), dtype=torch.float32)
+        else:
+            columns = part.flatten(0, 1).t() @ moments.flatten(2).flatten(0, 1)
+            grad_weight += columns.unflatten(1, (weight.shape[0], weight.shape[2])).transpose(0, 1)
+    grad_bias = None
+    if bias is not None:
+        total, sums = grad.sum(1), f.sum(1)
+        if grad_f is not None:
+            grad_f += (total * bias if depthwise else total @ bias)[:, None]
+        grad_bias = (total * sums).sum(0) if depthwise else total.t() @ sums
+    return grad_f, grad_weight, grad_bias
+
+
+def _features(needs, grad: Tensor, operands: Operands, spec: FeatureSpec, depthwise: bool):
+    """Of elements and net, from the gradient of the moments ``dM[b,i,h,c] = sum_o W[o,c,h] grad[b,i,o]``."""
+    f, v, u, params, weight, _ = operands
+    padded = _padded(f)
+    columns = padded.shape[2] * (1 if max(v.shape[0], u.shape[0]) > 1 else f.shape[0])
+    if ops().cuda_why_not_gradient(spec.group, spec.net, columns):
+        return _features_in_pieces(needs, grad, operands, spec, depthwise)
+    head = F.pad(weight, (0, 0, 0, padded.shape[2] - f.shape[2])).transpose(-1, -2)  # [O,H,C], or [H,C]
+    total_v, total_u, total_params = torch.zeros_like(v), torch.empty_like(u), torch.zeros_like(params)
+    for rows in _rows(f.shape[0] * weight.shape[-1] * padded.shape[2], u.shape[1]):
+        if depthwise:
+            moments = F.pad(grad[:, rows], (0, padded.shape[2] - f.shape[2]))[:, :, None] * head
+        else:
+            moments = (grad[:, rows] @ head.flatten(1)).unflatten(2, head.shape[1:])
+        call = moments.contiguous(), padded, v.contiguous(), u[:, rows].contiguous(), params.contiguous()
+        of_v, total_u[:, rows], of_params = ops().point_gradient(*call, *_text(spec))
+        total_v += of_v
+        total_params += of_params
+    return total_v, total_u, total_params
+
+
+def _features_in_pieces(needs, grad: Tensor, operands: Operands, spec: FeatureSpec, depthwise: bool):
+    """The same by plain PyTorch on some outputs at a time."""
+    f, v, u, params, weight, bias = operands
+    only = [False, *needs[1:4], False, False]
+    total = [torch.zeros_like(x) for x in (v, u, params)]
+    for piece in pieces(f, v, u, weight.shape[-1], Lists(None, None, None)):
+
+        def call(*inputs: Tensor | None) -> Tensor:
+            return reference(*inputs, Lists(None, None, None), spec, depthwise)
+
+        part = vjp(call, (f, v, piece.u, params, weight, bias), grad[:, piece.rows], only)[1:4]
+        for sum_, own, rows in zip(total, part, (slice(None), piece.rows, None)):
+            if own is not None:
+                # Outputs are of one piece each.
+                (sum_ if rows is None else sum_[:, rows]).add_(own)
+    return total
+
+
+def _moments(f: Tensor, v: Tensor, u: Tensor, params: Tensor, spec: FeatureSpec) -> Iterator[tuple[slice, Tensor]]:
+    """Moments ``[B,rows,H,C]`` of some outputs at a time."""
+    channels, nu = f.shape[2], u.shape[1]
+    padded = _padded(f)
+    numbers = f.shape[0] * int(spec.net.split(":")[2]) * padded.shape[2]
+    for rows in _rows(numbers, nu):
+        call = padded, v.contiguous(), u[:, rows].contiguous(), params.contiguous()
+        yield rows, ops().point_moments(*call, *_text(spec))[..., :channels]
+
+
+def _padded(f: Tensor) -> Tensor:
+    return F.pad(f, (0, -f.shape[2] % GRANULE)).contiguous()
+
+
+def _rows(numbers: int, nu: int) -> Iterator[slice]:
+    step = max(1, MOMENTS // max(1, numbers))
+    return (slice(first, min(first + step, nu)) for first in range(0, nu, step))
+
+
+def _text(spec: FeatureSpec) -> tuple[str, str, str, str, str]:
+    return spec.group, spec.chart, spec.part, spec.form, spec.net

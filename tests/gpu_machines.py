@@ -1,0 +1,104 @@
+"""The machines that GPU kernels are tested on: the emulator, everywhere, and a GPU where there is one."""
+
+import numpy as np
+import torch
+
+from pgconv import backends
+from pgconv.backends import native_features
+
+
+class Emulated:
+    """Raw native functions by the emulator. ``seed`` decides the schedule of its threads."""
+
+    def __init__(self, module, seed=0):
+        self.module, self.seed = module, seed
+
+    def with_seed(self, seed):
+        return Emulated(self.module, seed)
+
+    def _call(self, name, *args):
+        arrays = [np.ascontiguousarray(x.numpy()) if isinstance(x, torch.Tensor) else x for x in args]
+        found = getattr(self.module, name)(self.seed, *arrays)
+        return tuple(map(torch.from_numpy, found)) if isinstance(found, tuple) else torch.from_numpy(found)
+
+    def relative_features(self, v, u, params, spec):
+        return self._call("relative_features", v, u, params, *self._text(spec))
+
+    def relative_features_backward(self, grad, v, u, params, spec):
+        return self._call("relative_features_backward", grad, v, u, params, *self._text(spec))
+
+    def kernel_net(self, coords, params, net):
+        found = self._call("kernel_net", coords.reshape(coords.shape[:-1].numel(), coords.shape[-1]), params, net)
+        return found.reshape(*coords.shape[:-1], found.shape[1])
+
+    def kernel_net_backward(self, grad, coords, params, net):
+        count = coords.shape[:-1].numel()
+        flat = grad.reshape(count, grad.shape[-1]), coords.reshape(count, coords.shape[-1])
+        grad_coords, grad_params = self._call("kernel_net_backward", *flat, params, net)
+        return grad_coords.reshape(coords.shape), grad_params
+
+    def point_moments(self, f, v, u, params, spec):
+        bits = f.contiguous().view(torch.int16).numpy().view(np.uint16)
+        call = bits, f.dtype == torch.float16, v, u, params
+        return self._call("point_moments", *call, *self._text(spec))
+
+    def point_gradient(self, grad, f, v, u, params, spec):
+        bits = [x.contiguous().view(torch.int16).numpy().view(np.uint16) for x in (grad, f)]
+        return self._call("point_gradient", *bits, f.dtype == torch.float16, v, u, params, *self._text(spec))
+
+    def why_not_moments(self, net):
+        return self.module.why_not_moments(net)
+
+    def why_not_gradient(self, group, net, columns):
+        return self.module.why_not_gradient(group, net, columns)
+
+    @staticmethod
+    def _text(spec):
+        return spec.group, spec.chart, spec.part, spec.form == "correlation", spec.net
+
+
+class Device:
+    """The same on a GPU, whose schedules are its own affair."""
+
+    def with_seed(self, seed):
+        return self
+
+    def _point(self, name, *args):
+        *tensors, spec = args
+        text = spec.group, spec.chart, spec.part, spec.form, spec.net
+        return getattr(torch.ops.pgconv_C, name)(*(x.contiguous().cuda() for x in tensors), *text)
+
+    def point_moments(self, *args):
+        return self._point("point_moments", *args).cpu()
+
+    def point_gradient(self, *args):
+        return tuple(x.cpu() for x in self._point("point_gradient", *args))
+
+    def why_not_moments(self, net):
+        return torch.ops.pgconv_C.cuda_why_not_moments(net)
+
+    def why_not_gradient(self, group, net, columns):
+        return torch.ops.pgconv_C.cuda_why_not_gradient(group, net, columns)
+
+    def __getattr__(self, name):
+        function = getattr(native_features, name)
+
+        def call(*args):
+            found = function(*(x.cuda() if isinstance(x, torch.Tensor) else x for x in args))
+            return tuple(x.cpu() for x in found) if isinstance(found, tuple) else found.cpu()
+
+        return call
+
+
+def machines():
+    """All there are, by name."""
+    found = {}
+    try:
+        from pgconv._lib import _emulated
+
+        found["emulated"] = Emulated(_emulated)
+    except ImportError:
+        pass
+    if torch.cuda.is_available() and "cuda" in backends.available("cuda"):
+        found["gpu"] = Device()
+    return found

@@ -1,0 +1,153 @@
+"""The Python side of the ``cuda`` backend against the reference: on a GPU where there is one, else with the emulator in place of
+the native operators, on CPU tensors."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from feature_checks import make_net, operands
+from gpu_machines import machines
+
+import pgconv
+from pgconv import groups
+from pgconv.backends.cuda import backend as cuda
+from pgconv.backends.cuda import library, point_conv
+from pgconv.backends.lists import Lists
+from pgconv.backends.reference.point_conv import point_conv as reference
+from pgconv.spec import Facts, FeatureSpec
+
+MACHINES = machines()
+if not MACHINES:
+    pytest.skip("neither the emulator nor a GPU", allow_module_level=True)
+
+
+@pytest.fixture(params=MACHINES)
+def device(request, monkeypatch):
+    """Device of the tensors, with operators that run on them."""
+    machine = MACHINES[request.param]
+    if request.param == "gpu":
+        return "cuda"
+
+    def moments(f, v, u, params, group, chart, part, form, net):
+        return machine.point_moments(f, v, u, params, FeatureSpec(group, chart, part, form, net))
+
+    def gradient(grad, f, v, u, params, group, chart, part, form, net):
+        return machine.point_gradient(grad, f, v, u, params, FeatureSpec(group, chart, part, form, net))
+
+    native = SimpleNamespace(
+        point_moments=moments,
+        point_gradient=gradient,
+        cuda_why_not_moments=machine.why_not_moments,
+        cuda_why_not_gradient=machine.why_not_gradient,
+    )
+    monkeypatch.setattr(point_conv, "ops", lambda: native)
+    return "cpu"
+
+
+def call(device, dtype=torch.float16, batch=2, sets=2, nv=21, nu=6, channels=5, outputs=3, depthwise=False, bias=True):
+    group, generator = groups.get("SE(2)"), torch.Generator().manual_seed(3)
+    net = make_net("silu", 3, hidden=7)
+    spec = FeatureSpec("SE(2)", "product", "all", "convolution", net.net_spec)
+    v, u, params = operands(group, net, sets, nv, sets, nu, torch.float32)
+    f = torch.randn(batch, nv, channels, generator=generator)
+    head = (channels,) if depthwise else (outputs, channels)
+    weight, shift = torch.randn(*head, 7, generator=generator), torch.randn(head, generator=generator)
+    halves = [x.to(dtype) for x in (f, weight, shift)]
+    tensors = halves[0], v, u, params, halves[1], halves[2] if bias else None
+    return [None if x is None else x.to(device) for x in tensors], spec
+
+
+def wide(tensors):
+    return [None if x is None else x.double().cpu() for x in tensors]
+
+
+def error(x, y):
+    return (x.double().cpu() - y).norm() / y.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("depthwise", [True, False])
+@pytest.mark.parametrize("sets", [1, 2])
+def test_values(device, monkeypatch, sets, depthwise, bias, dtype):
+    tensors, spec = call(device, dtype, sets=sets, depthwise=depthwise, bias=bias)
+    monkeypatch.setattr(point_conv, "MOMENTS", 300)  # a few outputs at a time
+    found = point_conv.forward(tensors, spec, depthwise)
+    none = Lists(None, None, None)
+    want = reference(*wide(tensors), none, spec, depthwise)
+    same = reference(
+        *(None if x is None else x.to(dtype) if i in (0, 4, 5) else x for i, x in enumerate(tensors)),
+        none,
+        spec,
+        depthwise,
+    )
+    assert found.dtype == dtype and found.shape == want.shape
+    assert error(found, want) <= 2 * error(same, want) + torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("native", [True, False], ids=["kernel", "pieces"])
+@pytest.mark.parametrize("depthwise", [True, False])
+@pytest.mark.parametrize("sets", [1, 2])
+def test_gradients(device, monkeypatch, sets, depthwise, native):
+    tensors, spec = call(device, sets=sets, depthwise=depthwise)
+    if not native:
+        monkeypatch.setattr(point_conv, "_features", point_conv._features_in_pieces)
+    monkeypatch.setattr(point_conv, "MOMENTS", 300)
+    monkeypatch.setattr("pgconv.backends.reference.pieces.FEATURES", 300)
+    monkeypatch.setattr("pgconv.backends.reference.pieces.ACCELERATOR_PIECES", 1)
+    grad = torch.randn(2, 6, 5 if depthwise else 3, generator=torch.Generator().manual_seed(4)).half().to(device)
+    found = point_conv.backward([True] * 6, grad, tensors, spec, depthwise)
+    leaves = [x.requires_grad_() for x in wide(tensors)]
+    out = reference(*leaves, Lists(None, None, None), spec, depthwise)
+    for x, y, own in zip(found, torch.autograd.grad(out, leaves, grad.double().cpu()), tensors):
+        assert x.dtype == own.dtype and x.shape == own.shape
+        assert error(x, y) < 1e-2
+    some = point_conv.backward([False, True, False, False, False, True], grad, tensors, spec, depthwise)
+    assert [x is not None for x in some] == [False, True, False, False, False, True]
+    assert torch.equal(some[1], found[1])
+
+
+def facts(dtypes=("float16", "float32", "float32", "float32", "float16"), net="sin:3:32:3", lists=0):
+    return Facts(
+        "point_conv", "cuda", dtypes, (("lists", lists),), FeatureSpec("SE(2)", "product", "all", "convolution", net)
+    )
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({}, None),
+        ({"dtypes": ("float32",) * 5}, "float16, bfloat16"),
+        ({"dtypes": ("float16", "float32", "float32", "float32", "bfloat16")}, "float16, bfloat16"),
+        ({"dtypes": ("float16",) * 5}, "float32"),
+        ({"lists": 1}, "neighbour lists"),
+        ({"net": "sin:3:65:3"}, "too wide"),
+    ],
+)
+def test_calls_that_no_kernel_takes_have_a_reason(device, changed, reason):
+    found = cuda.BACKEND.why_not(facts(**changed), "aggregate")
+    assert found is None if reason is None else reason in found
+
+
+def test_the_backend_is_for_cuda_tensors_alone():
+    assert "does not run on cpu" in cuda.BACKEND.unavailable("cpu")
+    assert "cuda" not in pgconv.backends.available("cpu")
+    if torch.version.cuda is None:
+        assert library.load_error() == "torch was built without CUDA"
+        with pytest.raises(ValueError, match="does not run on cpu"), pgconv.use_backend("cuda"):
+            pgconv.nn.LiftingConv2d(1, 2, kernel_size=3, group="SE(2)", num_samples=2)(torch.ones(1, 1, 5, 5))
+
+
+def test_the_public_function_on_a_gpu(device):
+    if device == "cpu":
+        pytest.skip("no GPU")
+    torch.manual_seed(0)
+    layer = pgconv.nn.PointGroupConv(8, 16, group="SE(2)").cuda()
+    x, f = torch.rand(2, 50, 2, device="cuda"), torch.randn(2, 50, 8, device="cuda")
+    f, samples = pgconv.nn.PointLift("SE(2)", 2).cuda()(x, f)
+    with torch.autocast("cuda", torch.bfloat16):
+        with pgconv.use_backend("cuda"):
+            out, _ = layer(f, samples)
+        with pgconv.use_backend("reference"):
+            want, _ = layer(f, samples)
+    assert error(out, want.double().cpu()) < 2e-2

@@ -1,0 +1,195 @@
+"""The moments of the point convolution on a GPU against the definition in float64, on every machine there is."""
+
+import pytest
+import torch
+from feature_checks import make_net, operands
+from gpu_machines import machines
+
+from pgconv import groups
+from pgconv.backends.reference.features import pair_features
+from pgconv.kernel_nets import packing
+from pgconv.spec import FeatureSpec
+
+MACHINES = machines()
+if not MACHINES:
+    pytest.skip("neither the emulator nor a GPU", allow_module_level=True)
+
+HALVES = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
+UNIT = {torch.float16: 2.0**-12, torch.bfloat16: 2.0**-9}  # the relative error of one rounding
+
+
+@pytest.fixture(params=MACHINES)
+def machine(request):
+    return MACHINES[request.param]
+
+
+def moments(f, v, u, params, spec):
+    """The definition, with the features rounded to the signal's type."""
+    phi = pair_features(v[:, None], u[:, :, None], params, spec).to(f.dtype)
+    return torch.einsum("bijh,bjc->bihc", phi.expand(f.shape[0], -1, -1, -1), f)
+
+
+def assert_close(found, want, same, dtype, name=None):
+    """Twice the error of the definition in 16 bits (``same``), and a rounding of the result."""
+    assert found.shape == want.shape, name
+    if want.numel():
+        own = (same.double() - want).norm()
+        assert (found.double() - want).norm() <= 2 * own + UNIT[dtype] * want.norm() + 1e-9, name
+
+
+def random(shape, dtype, seed):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def check(machine, spec, batch, channels, v, u, params, dtype):
+    f = random((batch, v.shape[1], channels), dtype, 7)
+    found = machine.point_moments(f, v, u, params, spec)
+    assert found.dtype == torch.float32
+    want = moments(*(x.double() for x in (f, v, u, params)), spec)
+    assert_close(found, want, moments(f, v, u, params, spec), dtype)
+
+
+def check_gradient(machine, spec, batch, channels, v, u, params, dtype):
+    f = random((batch, v.shape[1], channels), dtype, 7)
+    grad = random((batch, u.shape[1], int(spec.net.split(":")[2]), channels), dtype, 8)
+
+    def by_definition(f, grad, *elements):
+        leaves = [x.clone().requires_grad_() for x in elements]
+        return torch.autograd.grad(moments(f, *leaves, spec), leaves, grad, allow_unused=True, materialize_grads=True)
+
+    found = machine.point_gradient(grad, f, v, u, params, spec)
+    want = by_definition(*(x.double() for x in (f, grad, v, u, params)))
+    same = by_definition(f, grad, v, u, params)
+    for name, *gradients in zip(("v", "u", "params"), found, want, same):
+        assert_close(*gradients, dtype, name)
+
+
+def call(name, activation="sin", chart="product", part="all", form="convolution", hidden=32, layers=3):
+    group = groups.get(name)
+    net = make_net(activation, group.coord_dim_of(chart, part), hidden, layers)
+    return group, net, FeatureSpec(name, chart, part, form, net.net_spec)
+
+
+@pytest.mark.parametrize("form", ["convolution", "correlation"])
+@pytest.mark.parametrize("chart", ["product", "embed", "lie", "release"])
+@pytest.mark.parametrize("name", groups.names())
+def test_every_group_chart_and_form(machine, name, chart, form):
+    if chart not in groups.get(name).charts:
+        pytest.skip("no such chart on this group")
+    group, net, spec = call(name, chart=chart, form=form)
+    check(machine, spec, 1, 8, *operands(group, net, 1, 19, 1, 3, torch.float32), torch.float16)
+
+
+@pytest.mark.parametrize("part", ["translation", "stabilizer"])
+def test_parts_of_the_coordinates(machine, part):
+    group, net, spec = call("SE(2)", part=part)
+    check(machine, spec, 1, 8, *operands(group, net, 1, 19, 1, 3, torch.float32), torch.bfloat16)
+
+
+def test_orbit_coordinates(machine):
+    orbits = groups.Orbits(groups.get("SO(2)"), 1)
+    net = make_net("silu", orbits.coord_dim_of("product"))
+    for form in ("convolution", "correlation"):
+        spec = FeatureSpec(orbits.name, "product", "all", form, net.net_spec)
+        check(machine, spec, 2, 8, *operands(orbits, net, 2, 21, 2, 3, torch.float32), torch.float16)
+
+
+@HALVES
+@pytest.mark.parametrize("activation", packing.ACTIVATIONS)
+@pytest.mark.parametrize(("hidden", "layers"), [(1, 2), (32, 2), (7, 3), (33, 3), (64, 4), (32, 5)])
+def test_every_activation_width_and_depth(machine, activation, hidden, layers, dtype):
+    group, net, spec = call("SE(2)", activation, hidden=hidden, layers=layers)
+    check(machine, spec, 1, 8, *operands(group, net, 1, 20, 1, 5, torch.float32), dtype)
+
+
+@pytest.mark.parametrize(
+    ("nv", "nu"), [(0, 3), (3, 0), (1, 1), (15, 16), (16, 17), (17, 1), (64, 2), (65, 2), (129, 3)]
+)
+def test_awkward_numbers_of_points(machine, nv, nu):
+    group, net, spec = call("SE(3)", chart="embed")
+    check(machine, spec, 2, 16, *operands(group, net, 2, nv, 2, nu, torch.float32), torch.bfloat16)
+
+
+@pytest.mark.parametrize(("sv", "su", "batch"), [(1, 1, 3), (3, 1, 3), (1, 3, 3), (3, 3, 3), (1, 1, 9)])
+@pytest.mark.parametrize("channels", [8, 24, 40])
+def test_shared_or_own_elements_and_columns_in_several_blocks(machine, sv, su, batch, channels):
+    group, net, spec = call("T(2)")
+    check(machine, spec, batch, channels, *operands(group, net, sv, 18, su, 5, torch.float32), torch.float16)
+
+
+def test_large_phases_keep_their_accuracy(machine):
+    """The first layer is in float32: in 16 bits phases near 100 would be off by more than a tenth."""
+    group, net, spec = call("T(2)")
+    v, u, params = operands(group, net, 1, 40, 1, 4, torch.float32)
+    check(machine, spec, 1, 8, 3 * v, 3 * u, params, torch.float16)
+
+
+@pytest.mark.parametrize("form", ["convolution", "correlation"])
+@pytest.mark.parametrize("chart", ["product", "embed", "lie", "release"])
+@pytest.mark.parametrize("name", groups.names())
+def test_gradients_of_every_group_chart_and_form(machine, name, chart, form):
+    if chart not in groups.get(name).charts:
+        pytest.skip("no such chart on this group")
+    group, net, spec = call(name, chart=chart, form=form)
+    check_gradient(machine, spec, 1, 16, *operands(group, net, 1, 37, 1, 13, torch.float32), torch.float16)
+
+
+@pytest.mark.parametrize("form", ["convolution", "correlation"])
+def test_gradients_of_orbit_coordinates(machine, form):
+    orbits = groups.Orbits(groups.get("SO(2)"), 1)
+    net = make_net("silu", orbits.coord_dim_of("product"))
+    spec = FeatureSpec(orbits.name, "product", "all", form, net.net_spec)
+    check_gradient(machine, spec, 2, 8, *operands(orbits, net, 2, 21, 2, 3, torch.float32), torch.bfloat16)
+
+
+@HALVES
+@pytest.mark.parametrize("activation", packing.ACTIVATIONS)
+@pytest.mark.parametrize(("hidden", "layers"), [(1, 2), (32, 2), (7, 3), (32, 3)])
+def test_gradients_of_every_activation_and_width(machine, activation, hidden, layers, dtype):
+    group, net, spec = call("SE(2)", activation, hidden=hidden, layers=layers)
+    check_gradient(machine, spec, 1, 8, *operands(group, net, 1, 20, 1, 5, torch.float32), dtype)
+
+
+@pytest.mark.parametrize(("nv", "nu"), [(0, 3), (3, 0), (1, 1), (15, 2), (17, 3), (128, 1), (129, 5), (20, 66)])
+def test_gradients_of_awkward_numbers_of_points(machine, nv, nu):
+    group, net, spec = call("SE(3)", chart="product")
+    check_gradient(machine, spec, 2, 16, *operands(group, net, 2, nv, 2, nu, torch.float32), torch.bfloat16)
+
+
+@pytest.mark.parametrize(("sv", "su", "batch"), [(1, 1, 3), (3, 1, 3), (1, 3, 3), (3, 3, 3)])
+@pytest.mark.parametrize("channels", [8, 24, 40])
+def test_gradients_of_shared_or_own_elements_and_many_columns(machine, sv, su, batch, channels):
+    group, net, spec = call("T(2)")
+    check_gradient(machine, spec, batch, channels, *operands(group, net, sv, 18, su, 5, torch.float32), torch.float16)
+
+
+def test_every_schedule_gives_the_same_bits(machine):
+    group, net, spec = call("SE(2)")
+    v, u, params = operands(group, net, 1, 140, 1, 18, torch.float32)
+    f = random((1, 140, 8), torch.float16, 1)
+    first, *others = (machine.with_seed(seed).point_moments(f, v, u, params, spec) for seed in range(4))
+    for other in others:
+        assert torch.equal(first, other)
+    grad = random((1, 18, 32, 8), torch.float16, 2)
+    first, *others = (machine.with_seed(seed).point_gradient(grad, f, v, u, params, spec) for seed in range(4))
+    for other in others:
+        assert all(map(torch.equal, first, other))
+
+
+def test_nan_reaches_its_outputs_and_no_others(machine):
+    group, net, spec = call("T(2)")
+    v, u, params = operands(group, net, 1, 20, 1, 20, torch.float32)
+    u[0, 17, 1] = torch.nan
+    found = machine.point_moments(torch.ones(1, 20, 8).half(), v, u, params, spec)
+    assert found[0, 17].isnan().all()
+    assert not found[0, torch.arange(20) != 17].isnan().any()
+
+
+def test_nets_that_are_too_large_have_a_reason(machine):
+    assert "too wide" in machine.why_not_moments("sin:3:65:3")
+    assert machine.why_not_moments("silu:3:64:5") == ""
+    assert "too deep" in machine.why_not_moments("silu:3:64:12")
+    assert machine.why_not_gradient("SE(2)", "sin:3:32:3", 96) == ""
+    assert machine.why_not_gradient("SE(3)", "sin:6:32:3", 64) == ""
+    for net, columns in (("sin:3:33:3", 32), ("sin:3:32:4", 32), ("sin:16:32:3", 32), ("sin:3:32:3", 97)):
+        assert "32 features, two hidden layers, 96 columns" in machine.why_not_gradient("SE(2)", net, columns)

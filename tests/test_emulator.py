@@ -1,0 +1,69 @@
+"""The emulator of a GPU finds the mistakes it is there to find, in kernels that have one each."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+emulated = pytest.importorskip("pgconv._lib._emulated", reason="the test module was not built")
+
+SEEDS = range(6)
+NUMBERS = np.arange(128, dtype=np.float32)
+REVERSED = NUMBERS.reshape(2, 64)[:, ::-1].ravel()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_right_kernel_passes(seed):
+    found, sums = emulated.planted(seed, "none", NUMBERS)
+    np.testing.assert_array_equal(found, REVERSED)
+    np.testing.assert_array_equal(sums, REVERSED.reshape(-1, 32).sum(1))
+
+
+@pytest.mark.parametrize("mistake", ["missing barrier", "reads unwritten"])
+def test_reading_what_is_not_there_yet_gives_nan(mistake):
+    """Shared memory begins as NaN, and no schedule lets every thread write before any reads."""
+    for seed in SEEDS:
+        found, _ = emulated.planted(seed, mistake, NUMBERS)
+        assert np.isnan(found).any()
+
+
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        ("barrier for some", "wait for ever in sync_block"),
+        ("two instructions", "wait for each other in"),
+    ],
+)
+def test_threads_that_miss_each_other_are_an_error(mistake, message):
+    for seed in SEEDS:
+        with pytest.raises(RuntimeError, match=message):
+            emulated.planted(seed, mistake, NUMBERS)
+
+
+def test_an_error_leaves_the_emulator_usable():
+    with pytest.raises(RuntimeError):
+        emulated.planted(0, "barrier for some", NUMBERS)
+    np.testing.assert_array_equal(emulated.planted(0, "none", NUMBERS)[0], REVERSED)
+
+
+@pytest.mark.skipif(not emulated.SANITIZED, reason="needs the address sanitizer: make test-sanitize")
+def test_the_sanitizer_sees_the_end_of_shared_memory():
+    code = "import numpy as np; from pgconv._lib import _emulated as e; e.planted(0, 'past shared memory', np.zeros(64, 'f'))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode != 0
+    assert "heap-buffer-overflow" in done.stderr and "planted" in done.stderr
+
+
+def test_rounding_to_16_bits():
+    """Halfway cases, subnormal numbers, the largest ones and beyond, against numpy and torch."""
+    torch = pytest.importorskip("torch")
+    bits = np.arange(0, 1 << 16, 7, dtype=np.uint32)
+    wide = np.concatenate([bits << 16, (bits << 16) + 0x8000, (bits << 16) + 0x8001]).astype(np.uint32).view(np.float32)
+    halves = np.arange(0, 0x7C00, dtype=np.uint16).view(np.float16).astype(np.float32)
+    between = (halves[1:].astype(np.float64) + halves[:-1]) / 2
+    x = np.concatenate([wide, halves, between.astype(np.float32), np.float32([65519, 65520, 1e-8, 3e-8, np.inf])])
+    x = np.concatenate([x, -x]).astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        np.testing.assert_array_equal(emulated.round_to(True, x), x.astype(np.float16).astype(np.float32))
+    np.testing.assert_array_equal(emulated.round_to(False, x), torch.from_numpy(x).bfloat16().float().numpy())
