@@ -63,9 +63,19 @@ test-gpu:
 	PYTHONPATH=$(CURDIR) $(GPU_PYTHON) -m pytest -q tests/test_emulator.py tests/test_cuda_features.py tests/test_cuda_points.py \
 	  tests/test_cuda_backend.py $(ARGS)
 
-bench-gpu gpu-record:
-	@echo "$@: there are no benchmarks on GPUs yet" >&2
-	@false
+# Results go to build/gpu. DEVICE=cpu rehearses without a GPU (with --dtype float32 on the native CPU code).
+DEVICE ?= cuda
+DTYPE ?= bfloat16
+bench-gpu:
+	PYTHONPATH=$(CURDIR) $(GPU_PYTHON) -m benchmarks point_conv --device $(DEVICE) --dtype $(DTYPE) --rounds 5 \
+	  --csv build/gpu/points.csv $(ARGS)
+
+# Tests, benchmark, and the record of both in benchmarks/results.
+RECORD_ARGS ?=
+gpu-record:
+	$(MAKE) test-gpu ARGS="--junitxml=$(CURDIR)/build/gpu/tests.xml"
+	$(MAKE) bench-gpu
+	PYTHONPATH=$(CURDIR) $(GPU_PYTHON) -m benchmarks record --junit build/gpu/tests.xml --csv build/gpu/points.csv $(RECORD_ARGS)
 
 clean:
 	rm -rf build dist *.egg-info pgconv/_lib/*.so demo-output .pytest_cache .ruff_cache

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -120,7 +120,9 @@ def _time(
         except RuntimeError as error:
             broken[x.label] = f"{direction} raised {type(error).__name__}: {str(error).splitlines()[0]}"
     rounds = 1 if case.large else rounds
-    return timing.interleave(prepared, rounds, lambda: machine.peak(case.torch_dtype), deadline, tick), broken
+    return timing.interleave(
+        prepared, rounds, lambda: machine.peak(case.torch_dtype, case.device), deadline, tick
+    ), broken
 
 
 def _common(case: Case, threads: int) -> Row:
@@ -131,8 +133,8 @@ def _common(case: Case, threads: int) -> Row:
         "dtype": case.dtype,
         "needs": "+".join(case.needs),
         "threads": threads,
-        "peak_probe": machine.peak_probe(case.torch_dtype),
-        **machine.describe(),
+        "peak_probe": machine.peak_probe(case.torch_dtype, case.device),
+        **machine.describe(case.device),
     }
 
 
@@ -230,6 +232,8 @@ def _parser(suite: Suite) -> argparse.ArgumentParser:
     parser = options.parser(suite.name, suite.description)
     parser.add_argument("--plans", default="best", help='"best", "all", or plans such as cpp:aggregate')
     parser.add_argument("--baselines", default="all", help='"all", "none", or names separated by commas')
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where all runs (default %(default)s)")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="of all cases instead of their own")
     parser.add_argument("--direction", choices=timing.DIRECTIONS, help="only this one")
     parser.add_argument("--time-limit", type=float, metavar="SECONDS", help="for the whole run, shared by the cases")
     parser.add_argument("--no-memory", action="store_true", help="do not measure memory (a process for each row)")
@@ -256,7 +260,8 @@ def _run_and_show(suite: Suite, cases: Sequence[Case], chosen: argparse.Namespac
         full_gate=chosen.full_gate,
     )
     table = Report.of(suite)
-    print("\n".join(f"{name}: {value}" for name, value in machine.describe().items()), end="\n\n")
+    described = machine.describe(chosen.device)
+    print("\n".join(f"{name}: {value}" for name, value in described.items() if value), end="\n\n")
     with ExitStack() as stack:
         writer = stack.enter_context(report.CsvWriter(chosen.csv, table.columns)) if chosen.csv else None
 
@@ -270,7 +275,9 @@ def _run_and_show(suite: Suite, cases: Sequence[Case], chosen: argparse.Namespac
 
 def _select(suite: Suite, chosen: argparse.Namespace) -> list[Case]:
     """The cases whose name passes the filter; large ones only if asked for, or if no other passes."""
-    found = [case for case in suite.cases if options.matches(case.name, chosen.filter)]
+    changes = {"device": chosen.device, **({"dtype": chosen.dtype} if chosen.dtype else {})}
+    cases = dict.fromkeys(replace(case, **changes) for case in suite.cases)
+    found = [case for case in cases if options.matches(case.name, chosen.filter)]
     return [case for case in found if chosen.list or not case.large or chosen.large] or (found if chosen.filter else [])
 
 
@@ -278,6 +285,8 @@ def main(suite: Suite, argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status is 1 if an implementation disagrees with the reference."""
     parser = _parser(suite)
     chosen = parser.parse_args(argv)
+    if chosen.device == "cuda" and not torch.cuda.is_available():
+        parser.error("--device cuda: torch sees no GPU")
     cases = _select(suite, chosen)
     if not cases:
         parser.error(f"--filter {chosen.filter!r} matches no case; --list prints their names")

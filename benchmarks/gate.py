@@ -26,10 +26,10 @@ def reference(suite: Suite) -> Function:
 
 def evaluate(function: Function, case: Case, dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
     """Result (``"out"``) and the gradients asked for, by name."""
-    cast = dtype or case.torch_dtype
-    leaves = [x.to(cast).requires_grad_(need) for x, need in zip(case.operands(), case.asked)]
+    leaves = [x.to(dtype or x.dtype).requires_grad_(need) for x, need in zip(case.operands(), case.asked)]
     out = function(*leaves, case.static)
-    grads = torch.autograd.grad(out, [x for x in leaves if x.requires_grad], case.cotangent().to(cast))
+    cotangent = case.cotangent()
+    grads = torch.autograd.grad(out, [x for x in leaves if x.requires_grad], cotangent.to(dtype or cotangent.dtype))
     names = (name for name, need in zip(case.OPERANDS, case.asked) if need)
     return {"out": out.detach(), **dict(zip(names, grads))}
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 import pgconv
+from benchmarks import timing
 from pgconv.backends.cpp import library
 
 PROBE_MILLISECONDS = 50
@@ -29,16 +30,18 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def peak_probe(dtype: torch.dtype = torch.float32) -> str:
+def peak_probe(dtype: torch.dtype = torch.float32, device: str = "cpu") -> str:
     """What ``peak`` measures: ``fma`` (multiply-adds in registers) or, where there is no native operator, ``matmul``."""
-    return "matmul" if _fma_probe(_low(dtype)) is None else "fma"
+    return "matmul" if device != "cpu" or _fma_probe(_low(dtype)) is None else "fma"
 
 
-def peak(dtype: torch.dtype = torch.float32) -> float:
-    """FLOP/s the current threads reach now. Asked in every round, so that a busy machine shows."""
+def peak(dtype: torch.dtype = torch.float32, device: str = "cpu") -> float:
+    """FLOP/s the current threads, or the GPU, reach now. Asked in every round, so that a busy machine shows."""
     low = _low(dtype)
+    if device != "cpu":
+        return _matmul_rate(dtype, device, 8192)
     probe = _fma_probe(low)
-    return _matmul_rate(torch.bfloat16 if low else torch.float32) if probe is None else probe()
+    return _matmul_rate(torch.bfloat16 if low else torch.float32, device, 1024) if probe is None else probe()
 
 
 def _fma_probe(low: bool) -> Callable[[], float] | None:
@@ -55,19 +58,21 @@ def _low(dtype: torch.dtype) -> bool:
     return dtype in (torch.bfloat16, torch.float16)
 
 
-def _matmul_rate(dtype: torch.dtype, size: int = 1024) -> float:
-    """Rate of a large matrix product, which is somewhat below the peak."""
-    a = torch.ones(size, size, dtype=dtype)
+def _matmul_rate(dtype: torch.dtype, device: str, size: int) -> float:
+    """Rate of a large matrix product of random numbers, which is somewhat below the peak."""
+    a = torch.randn(size, size, device=device).to(dtype)
     out = a @ a
+    timing.finish()
     count, begin = 0, time.perf_counter()
     while (elapsed := time.perf_counter() - begin) < 1e-3 * PROBE_MILLISECONDS or not count:
         torch.mm(a, a, out=out)
+        timing.finish()
         count += 1
     return 2.0 * size**3 * count / elapsed
 
 
-def describe() -> dict[str, str]:
-    """Versions, processor, instruction set, allocator setting and date: columns of every stored row."""
+def describe(device: str = "cpu") -> dict[str, str]:
+    """Versions, processor, instruction set, allocator setting, GPU and date: columns of every stored row."""
     native = library.load_error() is None
     return {
         "allocator": f"THP_MEM_ALLOC_ENABLE={os.environ.get('THP_MEM_ALLOC_ENABLE', 'unset')}",
@@ -75,6 +80,7 @@ def describe() -> dict[str, str]:
         "torch": torch.__version__,
         "isa": library.isa() if native else torch.backends.cpu.get_cpu_capability(),
         "cpu": f"{_processor()}, {os.cpu_count()} cores",
+        "gpu": "" if device == "cpu" else f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}",
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
 

@@ -28,7 +28,11 @@ TIMEOUT_SECONDS = 900
 
 
 def peak_extra(name: str, case: Case, implementation: Implementation, count: int) -> dict[str, float]:
-    """Bytes by direction of a case of the suite ``name`` on ``count`` threads; empty if the process did not finish."""
+    """Bytes by direction of a case of the suite ``name`` on ``count`` threads; empty if the process did not finish.
+
+    On a GPU the allocator counts them, and no process of its own is needed."""
+    if case.device != "cpu":
+        return _allocated(_calls(case, implementation))
     request = json.dumps([name, asdict(case), implementation.name, implementation.plan, count])
     command = [sys.executable, "-m", "benchmarks.memory", request]
     try:
@@ -59,6 +63,20 @@ def measure(of: Suite, case: Case, name: str, plan: str, count: int) -> dict[str
             peaks[direction] = float(_peak() - base)
             _return_free_memory()
             _reset_peak()
+    return peaks
+
+
+def _allocated(calls: dict[str, Callable[[], object]]) -> dict[str, float]:
+    """Highest size of the GPU's allocations over that before the call, which has run once."""
+    peaks = {}
+    for direction, call in calls.items():
+        call()
+        torch.cuda.synchronize()
+        base = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        call()
+        torch.cuda.synchronize()
+        peaks[direction] = float(torch.cuda.max_memory_allocated() - base)
     return peaks
 
 

@@ -14,7 +14,7 @@ from benchmarks.suite import Suite
 Row = dict[str, str | float | int | None]
 
 _TEXT = ("case", "source", "published", "dtype", "needs", "direction", "implementation", "plan", "note")
-_MACHINE = ("peak_probe", "allocator", "pgconv", "torch", "isa", "cpu", "date")
+_MACHINE = ("peak_probe", "allocator", "pgconv", "torch", "isa", "cpu", "gpu", "date")
 _SHOWN = {
     "direction": "direction",
     "threads": "threads",

@@ -28,8 +28,9 @@ class Case(ABC):
         OPERANDS: names of the differentiable tensors
         source: what it stands for
         published: whether a published network has this layer, None where that is not the question
-        dtype: of all operands
+        dtype: of the operands, or of those that may be less than float32
         needs: operands whose gradient is asked for
+        device: where it runs
         large: takes minutes: runs only when asked for, once and without a call before
     """
 
@@ -38,6 +39,7 @@ class Case(ABC):
     published: bool | None
     dtype: str
     needs: tuple[str, ...]
+    device: str
     large: bool
 
     @property

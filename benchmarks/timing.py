@@ -63,10 +63,18 @@ class Prepared:
         """
         if self.warm:
             self.call()
+        finish()
         begin = time.perf_counter()
         for _ in range(self.repeats):
             self.call()
+        finish()
         return (time.perf_counter() - begin) / self.repeats
+
+
+def finish() -> None:
+    """Wait for what a GPU in use has been given."""
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
 
 
 def once(call: Callable[[], object]) -> Prepared:

@@ -2,15 +2,28 @@
 
 import csv
 import itertools
+import json
 import subprocess
 import sys
+import warnings
 from dataclasses import fields, replace
 
 import pytest
 import torch
 
 from benchmarks import __main__ as command
-from benchmarks import engine, features, gate, group_conv2d, implementations, machine, memory, point_conv, timing
+from benchmarks import (
+    engine,
+    features,
+    gate,
+    group_conv2d,
+    implementations,
+    machine,
+    memory,
+    point_conv,
+    record,
+    timing,
+)
 from benchmarks.implementations import Implementation, Skipped
 from benchmarks.report import CsvWriter, Report
 from pgconv.ops.plan import costs
@@ -82,6 +95,7 @@ def test_names_are_unique_and_say_every_field(tiny):
         "depthwise": True,
         "large": True,
         "dtype": "bfloat16",
+        "device": "cuda",
         "needs": ("phi",),
         "bias": True,
         "layer": "x",
@@ -133,7 +147,7 @@ def test_chunks_of_any_size_add_up(monkeypatch):
     torch.compiler.reset()
     (expert,) = (way for way in point_conv.SUITE.baselines if way.name == "expert")
     for pairs, case in ((20, CLOUD), (8, replace(CLOUD, shared=True)), (7, replace(CLOUD, neighbors=3))):
-        monkeypatch.setattr(point_conv.baselines, "CHUNK_PAIRS", pairs)
+        monkeypatch.setitem(point_conv.baselines.CHUNK_PAIRS, "cpu", pairs)
         exact = gate.evaluate(gate.reference(point_conv.SUITE), case, torch.float64)
         assert max(gate.errors(gate.evaluate(_function(expert), case, torch.float64), exact).values()) < 1e-12
 
@@ -410,7 +424,7 @@ def test_help_and_list(capsys):
         with pytest.raises(SystemExit) as stop:
             command.main([name, "--help"])
         assert stop.value.code == 0
-        assert command.main([name, "--list"]) == 0
+        assert name == "record" or command.main([name, "--list"]) == 0
     text = capsys.readouterr().out
     assert all(case.name in text for case in (*group_conv2d.CASES, *point_conv.CASES))
     for option in ("--filter", "--rounds", "--threads", "--csv", "--plans", "--time-limit", "--plot", "--large"):
@@ -426,3 +440,62 @@ def test_both_ways_to_start():
     for start, words in ((["-m", "benchmarks", "--help"], "group_conv2d"), ([file, "--list"], "SE(2)")):
         run = subprocess.run([sys.executable, *start], cwd=memory.ROOT, capture_output=True, text=True, check=True)
         assert words in run.stdout
+
+
+def test_signal_and_head_alone_are_in_low_precision():
+    case = replace(CLOUD, dtype="bfloat16")
+    assert [x.dtype for x in case.operands()] == [torch.bfloat16, *3 * [torch.float32], torch.bfloat16]
+    assert case.facts().dtypes == ("bfloat16", *3 * ("float32",), "bfloat16")
+    for way in ("eager", "expert"):
+        outcome = engine.measure(point_conv.SUITE, case, 1, replace(QUICK, baselines=way))
+        assert not outcome.failures and len(outcome.rows) == 4
+
+
+def test_a_type_for_all_cases(quick_main, capsys):
+    assert quick_main("--dtype", "bfloat16", "--filter", "B2-N7to5-C3-O4-H6-sin-bfloat16", suite=SUITES[1]) == 0
+    assert "T(3)-B2-N7to5-C3-O4-H6-sin-bfloat16" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_no_gpu_is_said(quick_main, capsys):
+    with pytest.raises(SystemExit):
+        quick_main("--device", "cuda")
+    assert "torch sees no GPU" in capsys.readouterr().err
+
+
+def test_a_record_of_a_gpu(tmp_path, quick_main, capsys):
+    table, junit = tmp_path / "rows.csv", tmp_path / "tests.xml"
+    assert quick_main("--csv", str(table), suite=SUITES[1]) == 0
+    junit.write_text('<testsuites><testsuite tests="5" failures="1" errors="0" skipped="2"/></testsuites>')
+    options = [
+        "--junit",
+        str(junit),
+        "--csv",
+        str(table),
+        "--gpu",
+        "NVIDIA H200 (test)",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    assert command.main(["record", *options]) == 0
+    found = json.loads((tmp_path / "out" / "nvidia-h200-test.json").read_text())
+    assert found["tests"] == {"tests": 5, "failures": 1, "errors": 0, "skipped": 2}
+    assert found["sources"] == record.digest() and len(found["times"]) == 4 * len(POINTS)
+    assert (tmp_path / "out" / "nvidia-h200-test-points.csv").read_text() == table.read_text()
+
+
+def test_the_digest_sees_names_and_contents(tmp_path):
+    for name in ("a.cu", "b.cu"):
+        (tmp_path / "csrc" / "cuda").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "csrc" / "cuda" / name).write_text("x")
+    first = record.digest(tmp_path)
+    (tmp_path / "csrc" / "cuda" / "b.cu").rename(tmp_path / "csrc" / "cuda" / "c.cu")
+    second = record.digest(tmp_path)
+    (tmp_path / "csrc" / "cuda" / "c.cu").write_text("y")
+    assert len({first, second, record.digest(tmp_path)}) == 3
+
+
+def test_records_say_whether_the_sources_have_moved_on():
+    for path in record.RESULTS.glob("*.json"):
+        if json.loads(path.read_text(encoding="utf-8"))["sources"] != record.digest():
+            warnings.warn(f"{path.name}: the GPU kernels have changed since; make gpu-record", stacklevel=1)

@@ -1,6 +1,7 @@
 """The Python side of the ``cuda`` backend against the reference: on a GPU where there is one, else with the emulator in place of
 the native operators, on CPU tensors."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -13,8 +14,9 @@ from pgconv import groups
 from pgconv.backends.cuda import backend as cuda
 from pgconv.backends.cuda import library, point_conv
 from pgconv.backends.lists import Lists
+from pgconv.backends.reference.group_conv2d import group_conv2d as image_reference
 from pgconv.backends.reference.point_conv import point_conv as reference
-from pgconv.spec import Facts, FeatureSpec
+from pgconv.spec import ConvGeometry, Facts, FeatureSpec
 
 MACHINES = machines()
 if not MACHINES:
@@ -107,6 +109,17 @@ def test_gradients(device, monkeypatch, sets, depthwise, native):
     assert torch.equal(some[1], found[1])
 
 
+def test_signals_at_any_address(device):
+    """The kernel reads 16 bytes at once; a view may begin anywhere."""
+    (f, *rest), spec = call(device, channels=8)
+    shifted = torch.cat([f.flatten()[:1], f.flatten()])[1:].view(f.shape)
+    assert shifted.data_ptr() % 16
+    assert torch.equal(point_conv.forward((shifted, *rest), spec, False), point_conv.forward((f, *rest), spec, False))
+    grad = torch.ones(2, 6, 3, dtype=f.dtype, device=device)
+    for x, y in zip(*(point_conv.backward([True] * 6, grad, (x, *rest), spec, False) for x in (shifted, f))):
+        assert torch.equal(x, y)
+
+
 def facts(dtypes=("float16", "float32", "float32", "float32", "float16"), net="sin:3:32:3", lists=0):
     return Facts(
         "point_conv", "cuda", dtypes, (("lists", lists),), FeatureSpec("SE(2)", "product", "all", "convolution", net)
@@ -127,6 +140,28 @@ def facts(dtypes=("float16", "float32", "float32", "float32", "float16"), net="s
 def test_calls_that_no_kernel_takes_have_a_reason(device, changed, reason):
     found = cuda.BACKEND.why_not(facts(**changed), "aggregate")
     assert found is None if reason is None else reason in found
+
+
+def test_image_convolutions_are_the_vendors():
+    """The same functions as on the CPU, so values are compared there; what they cannot take has a reason."""
+    tensors = torch.randn(2, 3, 2, 6, 5), torch.randn(1, 4, 2, 5, 3), torch.randn(2, 3, 3)
+    geometry = ConvGeometry.make("test", 3, 1, "same", 1, "disc")
+    convolve, backward = cuda.BACKEND.function("group_conv2d"), cuda.BACKEND.function("group_conv2d_backward")
+    out = convolve("materialize", *tensors, geometry)
+    grads = backward("materialize", (True, True, True), torch.ones_like(out), *tensors, geometry)
+    leaves = [x.double().requires_grad_() for x in tensors]
+    want = image_reference(*leaves, geometry, "direct")
+    for x, y in zip((out, *grads), (want, *torch.autograd.grad(want.sum(), leaves))):
+        assert error(x, y.detach()) < 1e-5
+    sizes = (("Ho", 6), ("Wo", 5))
+    same, mixed = (
+        Facts("group_conv2d", "cuda", 3 * ("float16",), sizes),
+        Facts("group_conv2d", "cuda", ("float16", "float32", "float16"), sizes),
+    )
+    assert cuda.BACKEND.why_not(same, "materialize") is None
+    assert "one dtype" in cuda.BACKEND.why_not(mixed, "materialize")
+    assert "does not fit" in cuda.BACKEND.why_not(replace(same, sizes=(("Ho", 0), ("Wo", 5))), "materialize")
+    assert "no CUDA kernel in the order" in cuda.BACKEND.why_not(same, "aggregate")
 
 
 def test_the_backend_is_for_cuda_tensors_alone():

@@ -40,6 +40,7 @@ class Case(suite.Case):
         per_example: samples of their own for every image (S = B)
         dtype: of all operands
         needs: operands whose gradient is asked for
+        device: where it runs
     """
 
     OPERANDS: ClassVar[tuple[str, ...]] = ("f", "phi", "weight")
@@ -62,6 +63,7 @@ class Case(suite.Case):
     per_example: bool = False
     dtype: str = "float32"
     needs: tuple[str, ...] = ("f", "phi", "weight")
+    device: str = "cpu"
 
     @property
     def name(self) -> str:
@@ -81,6 +83,7 @@ class Case(suite.Case):
         parts += ["perexample"] if self.per_example else []
         parts += [self.dtype] if self.dtype != "float32" else []
         parts += [] if self.needs == self.OPERANDS else ["grad", *self.needs]
+        parts += [] if self.device == "cpu" else [self.device]
         return "-".join(parts)
 
     @property
@@ -122,7 +125,7 @@ class Case(suite.Case):
 
     def facts(self) -> Facts:
         # Never written, so nothing of it takes memory.
-        operands = (torch.empty(shape, dtype=self.torch_dtype) for shape in self.shapes)
+        operands = (torch.empty(shape, dtype=self.torch_dtype, device=self.device) for shape in self.shapes)
         return FAMILIES["group_conv2d"].facts(*operands, self.geometry)
 
     def operands(self) -> list[torch.Tensor]:
@@ -133,12 +136,13 @@ class Case(suite.Case):
         if self.bias:
             phi[..., -1] = 1
         weight /= math.sqrt(self.inputs * self.nv * phi.shape[3] * self.features / 2)
-        return [x.to(self.torch_dtype) for x in (f, phi, weight)]
+        return [x.to(self.device, self.torch_dtype) for x in (f, phi, weight)]
 
     def cotangent(self) -> torch.Tensor:
         size = self.geometry.out_size(self.height, self.width)
         generator = torch.Generator().manual_seed(1)
-        return torch.randn(self.batch, self.outputs, self.nu, *size, generator=generator).to(self.torch_dtype)
+        cotangent = torch.randn(self.batch, self.outputs, self.nu, *size, generator=generator)
+        return cotangent.to(self.device, self.torch_dtype)
 
     def shrink(self, limit: float) -> Case:
         """With the largest batch whose sum over the taps stays below the limit; at least one image, or two where every image

@@ -25,8 +25,9 @@ from pgconv.kernel_nets import packing
 MEMORY_LIMIT = 20e9
 """Bytes a baseline may need with its backward pass; more and it is not run."""
 
-CHUNK_PAIRS = 1 << 14
-"""Pairs taken together by ``expert``: with 32 features 2 MB, about the second-level caches of two cores."""
+CHUNK_PAIRS = {"cpu": 1 << 14, "cuda": 1 << 21}
+"""Pairs taken together by ``expert``: with 32 features 2 MB, about the second-level caches of two cores; on a GPU enough for all of
+it."""
 
 Layer = tuple[torch.Tensor, torch.Tensor]
 
@@ -51,10 +52,12 @@ def pair_sum(
     of_u, of_v = law.prepare(u), law.prepare(v)
     if neighbors is not None:
         numbers = _numbers(neighbors, v.shape[1])
-        phi = _net(law.offsets(of_u[:, :, None], F.embedding(numbers, of_v.flatten(0, 1))), layers, activation)
+        phi = _net(law.offsets(of_u[:, :, None], F.embedding(numbers, of_v.flatten(0, 1))), layers, activation).to(
+            f.dtype
+        )
         moments = F.embedding(numbers, f.flatten(0, 1)).transpose(2, 3) @ phi
         return _head(moments, weight, depthwise)
-    phi = _net(law.offsets(of_u[:, None], of_v[:, :, None]), layers, activation)
+    phi = _net(law.offsets(of_u[:, None], of_v[:, :, None]), layers, activation).to(f.dtype)
     (batch, nv, channels), (sets, _, nu, hidden) = f.shape, phi.shape
     if _kernel_first(depthwise, sets, batch):
         return _sum_of_values(phi[0], weight, f)
@@ -80,7 +83,7 @@ def _kernel_first(depthwise: bool, sets: int, batch: int) -> bool:
 
 def _numbers(neighbors: torch.Tensor, nv: int) -> torch.Tensor:
     """Rows in the inputs of all examples, one after the other. A gradient of F.embedding is faster than one of indexing."""
-    return neighbors + nv * torch.arange(neighbors.shape[0])[:, None, None]
+    return neighbors + nv * torch.arange(neighbors.shape[0], device=neighbors.device)[:, None, None]
 
 
 def _net(x: torch.Tensor, layers: Sequence[Layer], activation: str) -> torch.Tensor:
@@ -185,10 +188,10 @@ class _Chunk:
 
 
 def _chunks(operands: Sequence[torch.Tensor], call: Call) -> Iterator[_Chunk]:
-    _, v, u = operands[:3]
+    f, v, u = operands[:3]
     nu = u.shape[1]
     inputs = v.shape[1] if call.neighbors is None else call.neighbors.shape[2]
-    count = -(-nu * inputs // CHUNK_PAIRS)
+    count = -(-nu * inputs // CHUNK_PAIRS[f.device.type])
     step = -(-nu // min(nu, count))
     for s in range(v.shape[0]):
         examples = slice(None) if v.shape[0] == 1 else slice(s, s + 1)

@@ -59,8 +59,9 @@ class Case(suite.Case):
         neighbors: inputs of an output, those nearest in space; 0 for all
         depthwise: one kernel value per channel
         large: takes minutes
-        dtype: of all operands
+        dtype: of signal and head; elements and net have it from float32 on
         needs: operands whose gradient is asked for
+        device: where it runs
     """
 
     OPERANDS: ClassVar[tuple[str, ...]] = ("f", "v", "u", "params", "weight")
@@ -81,6 +82,7 @@ class Case(suite.Case):
     large: bool = False
     dtype: str = "float32"
     needs: tuple[str, ...] = ("f", "v", "u", "params", "weight")
+    device: str = "cpu"
 
     @property
     def name(self) -> str:
@@ -94,6 +96,7 @@ class Case(suite.Case):
         parts += ["large"] if self.large else []
         parts += [self.dtype] if self.dtype != "float32" else []
         parts += [] if self.needs == self.OPERANDS else ["grad", *self.needs]
+        parts += [] if self.device == "cpu" else [self.device]
         return "-".join(parts)
 
     @property
@@ -132,11 +135,18 @@ class Case(suite.Case):
 
     def facts(self) -> Facts:
         # Never written, so nothing of it takes memory.
-        shapes = self._shapes
-        empty = [torch.empty(shape, dtype=self.torch_dtype) for shape in shapes]
+        empty = [
+            torch.empty(shape, dtype=dtype, device=self.device) for shape, dtype in zip(self._shapes, self._dtypes)
+        ]
         index = torch.empty(self.pairs, dtype=torch.long) if self.neighbors else None
         rowptr = torch.empty(self.sets * self.nu + 1, dtype=torch.long) if self.neighbors else None
         return FAMILIES["point_conv"].facts(*empty, None, index, rowptr, None, self.spec, self.depthwise)
+
+    @property
+    def _dtypes(self) -> tuple[torch.dtype, ...]:
+        low = self.torch_dtype
+        wide = torch.promote_types(low, torch.float32)
+        return low, wide, wide, wide, low
 
     @property
     def _shapes(self) -> tuple[tuple[int, ...], ...]:
@@ -164,7 +174,8 @@ class Case(suite.Case):
         f, weight = torch.randn(signal, generator=generator), torch.randn(head, generator=generator)
         terms = (self.neighbors or self.nv) * self.hidden * (1 if self.depthwise else self.inputs)
         weight /= math.sqrt(terms / 2)
-        return [x.to(self.torch_dtype) for x in (f, v, u, self._params(), weight)]
+        tensors = f, v, u, self._params(), weight
+        return [x.to(self.device, dtype) for x, dtype in zip(tensors, self._dtypes)]
 
     def _params(self) -> torch.Tensor:
         activation, dim, hidden, layers = self.spec.net.split(":")
@@ -178,7 +189,7 @@ class Case(suite.Case):
     def cotangent(self) -> torch.Tensor:
         generator = torch.Generator().manual_seed(1)
         shape = self.batch, self.nu, self.inputs if self.depthwise else self.outputs
-        return torch.randn(shape, generator=generator).to(self.torch_dtype)
+        return torch.randn(shape, generator=generator).to(self.device, self.torch_dtype)
 
     def shrink(self, limit: float) -> Case:
         """With two examples at most and fewer outputs, a power of two; every output keeps all its inputs."""
@@ -199,7 +210,7 @@ def _call(case: Case) -> Call:
     space = pgconv.groups.get(case.group).spatial_dim
     distances = torch.cdist(u[..., :space], v[..., :space])
     nearest = distances.topk(case.neighbors, largest=False).indices
-    rowptr = torch.arange(case.sets * case.nu + 1) * case.neighbors
+    rowptr = torch.arange(case.sets * case.nu + 1, device=nearest.device) * case.neighbors
     return Call(case.spec, case.depthwise, nearest, nearest.flatten(), rowptr)
 
 

@@ -11,6 +11,11 @@ namespace {
 
 using namespace PGCONV_ISA;
 
+// Kernels read 16 bytes at once.
+void check_aligned(const char* op, const char* name, const Tensor& t) {
+  if (reinterpret_cast<uintptr_t>(t.const_data_ptr()) % 16) fail(op, ": ", name, ": expected memory on a 16-byte boundary");
+}
+
 int fields_of(int group, int orbit) {
   GroupInfo groups[kGroupCount];
   group_table(groups);
@@ -35,6 +40,7 @@ PointCall point_call(const char* op, const Tensor& f, const Tensor& v, const Ten
   check_tensor(op, "f", f, {-1, call.Nv, -1}, f.scalar_type());
   int64_t B = f.size(0), C = f.size(2);
   if (C % 8) fail(op, ": f: expected a multiple of 8 channels, got ", C);
+  check_aligned(op, "f", f);
   for (int64_t S : {call.Sv, call.Su})
     if (S != 1 && S != B) fail(op, ": v, u: expected 1 or ", B, " sets of elements, got ", S);
   return {call, half ? kFloat16 : kBfloat16Type, B, C};
@@ -60,6 +66,7 @@ std::tuple<Tensor, Tensor, Tensor> gradient(const Tensor& grad, const Tensor& f,
   const FeaturesCall& features = call.features;
   check_device(op, "grad", grad, f);
   check_tensor(op, "grad", grad, {call.B, features.Nu, features.shape.hidden, call.C}, f.scalar_type());
+  check_aligned(op, "grad", grad);
   int64_t columns = features.S > 0 ? call.B / features.S * call.C : 0;
   if (const char* reason = why_not_gradient(features.shape, fields_of(features.group, features.orbit), columns)) fail(op, ": ", reason);
   TorchMachine machine(f);

@@ -1,17 +1,17 @@
-"""The ``cuda`` backend: native kernel-net features and point convolutions on NVIDIA GPUs."""
+"""The ``cuda`` backend: native kernel-net features and point convolutions on NVIDIA GPUs; image convolutions by the vendor's."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
-from pgconv.backends import native_features
+from pgconv.backends import native_features, vendor_conv
 from pgconv.backends.base import raw_functions
 from pgconv.backends.cpp.library import ops
 from pgconv.backends.cuda import library, point_conv
 from pgconv.spec import Facts
 
-_ORDERS = {**native_features.ORDERS, "point_conv": ("aggregate",)}
+_ORDERS = {**native_features.ORDERS, "group_conv2d": ("materialize",), "point_conv": ("aggregate",)}
 _BYTES = {"float32": 4, "float64": 8}
 
 
@@ -37,14 +37,32 @@ class CudaBackend:
             return f"{facts.op} has no CUDA kernel in the order {order!r}"
         if facts.op == "point_conv":
             return point_conv.why_not(facts)
+        if facts.op == "group_conv2d":
+            return _why_not_vendor(facts)
         return native_features.why_not_dtypes(facts) or _why_not_net(facts)
 
     def function(self, op: str) -> Callable[..., Any]:
         return _FUNCTIONS[op]
 
 
+def _why_not_vendor(facts: Facts) -> str | None:
+    if len(set(facts.dtypes)) > 1:
+        return f"the vendor's convolution needs one dtype, received {', '.join(facts.dtypes)}"
+    if min(facts.size("Ho"), facts.size("Wo")) < 1:
+        return "the kernel does not fit the padded image"
+    return None
+
+
 def _why_not_net(facts: Facts) -> str | None:
     return ops().cuda_why_not_net(facts.features.net, _BYTES[facts.dtypes[0]]) or None
+
+
+def _group_conv2d(order: str, f, phi, weight, geometry):
+    return vendor_conv.forward(f, phi, weight, geometry)
+
+
+def _group_conv2d_backward(order: str, needs, grad, f, phi, weight, geometry):
+    return vendor_conv.backward(grad, f, phi, weight, geometry, needs)
 
 
 def _point_conv(order: str, f, v, u, params, weight, bias, index, rowptr, first, spec, depthwise):
@@ -55,6 +73,6 @@ def _point_conv_backward(order, needs, grad, f, v, u, params, weight, bias, inde
     return point_conv.backward(needs, grad, (f, v, u, params, weight, bias), spec, depthwise)
 
 
-_FUNCTIONS = native_features.FUNCTIONS | raw_functions(globals(), ("point_conv",))
+_FUNCTIONS = native_features.FUNCTIONS | raw_functions(globals(), ("group_conv2d", "point_conv"))
 
 BACKEND = CudaBackend()

@@ -31,7 +31,9 @@ HALVES = ("float16", "bfloat16")
 MOMENTS = 1 << 24
 """Numbers in the moments of the outputs taken together, unless one has more: 64 MB."""
 GRANULE = 8
-"""The kernel reads so many channels at once."""
+"""The kernel reads so many channels at once,"""
+ALIGNMENT = 16
+"""from addresses that are multiples of so many bytes."""
 
 
 def why_not(facts: Facts) -> str | None:
@@ -122,7 +124,7 @@ def _features(needs, grad: Tensor, operands: Operands, spec: FeatureSpec, depthw
             moments = F.pad(grad[:, rows], (0, padded.shape[2] - f.shape[2]))[:, :, None] * head
         else:
             moments = (grad[:, rows] @ head.flatten(1)).unflatten(2, head.shape[1:])
-        call = moments.contiguous(), padded, v.contiguous(), u[:, rows].contiguous(), params.contiguous()
+        call = _aligned(moments), padded, v.contiguous(), u[:, rows].contiguous(), params.contiguous()
         of_v, total_u[:, rows], of_params = ops().point_gradient(*call, *_text(spec))
         total_v += of_v
         total_params += of_params
@@ -158,7 +160,13 @@ def _moments(f: Tensor, v: Tensor, u: Tensor, params: Tensor, spec: FeatureSpec)
 
 
 def _padded(f: Tensor) -> Tensor:
-    return F.pad(f, (0, -f.shape[2] % GRANULE)).contiguous()
+    """Whole granules, at addresses the kernel can read them from."""
+    return _aligned(F.pad(f, (0, -f.shape[2] % GRANULE)))
+
+
+def _aligned(x: Tensor) -> Tensor:
+    x = x.contiguous()
+    return x if x.data_ptr() % ALIGNMENT == 0 else x.clone()
 
 
 def _rows(numbers: int, nu: int) -> Iterator[slice]:
