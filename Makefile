@@ -22,7 +22,7 @@ test: $(VENV)/.test
 
 # The native tests on a library built with the address and undefined-behaviour sanitizers, in a package of its own.
 SANITIZED := build/sanitize
-SANITIZED_TESTS := native_conv native_points bfloat16 point_rotations emulator cuda_features cuda_points
+SANITIZED_TESTS := native_conv native_points bfloat16 point_rotations emulator cuda_features cuda_points cuda_conv
 test-sanitize: $(VENV)/.test
 	mkdir -p $(SANITIZED)/pgconv
 	cp -r pgconv/. $(SANITIZED)/pgconv
@@ -61,7 +61,7 @@ test-gpu:
 	cmake -G Ninja -DPython_EXECUTABLE=$(shell command -v $(GPU_PYTHON)) "-DPGCONV_CUDA_ARCHITECTURES=$(GPU_ARCHITECTURES)" -B build/gpu -S .
 	cmake --build build/gpu
 	PYTHONPATH=$(CURDIR) $(GPU_PYTHON) -m pytest -q tests/test_emulator.py tests/test_cuda_features.py tests/test_cuda_points.py \
-	  tests/test_cuda_backend.py $(ARGS)
+	  tests/test_cuda_conv.py tests/test_cuda_backend.py $(ARGS)
 
 # Results go to build/gpu. DEVICE=cpu rehearses without a GPU (with --dtype float32 on the native CPU code).
 DEVICE ?= cuda

@@ -46,6 +46,14 @@ class Emulated:
         bits = [x.contiguous().view(torch.int16).numpy().view(np.uint16) for x in (grad, f)]
         return self._call("point_gradient", *bits, f.dtype == torch.float16, v, u, params, *self._text(spec))
 
+    def conv_chain(self, f, phi, weight, taps, geometry):
+        bits = [x.contiguous().view(torch.int16).numpy().view(np.uint16) for x in (f, phi, weight)]
+        found = self.module.conv_chain(self.seed, *bits, f.dtype == torch.float16, list(taps), list(geometry))
+        return torch.from_numpy(found.view(np.int16)).view(f.dtype)
+
+    def why_not_chain(self, *sizes):
+        return self.module.why_not_chain(*(list(x) if isinstance(x, tuple) else x for x in sizes))
+
     def why_not_moments(self, net):
         return self.module.why_not_moments(net)
 

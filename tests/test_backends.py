@@ -175,7 +175,9 @@ class Toy:
     """A backend that runs dense point convolutions in float64, and says no to everything else."""
 
     name = "toy"
+    devices = ("cpu",)
     planned = True
+    rated = True
 
     def __init__(self):
         self.ran = []

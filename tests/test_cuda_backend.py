@@ -142,7 +142,7 @@ def test_calls_that_no_kernel_takes_have_a_reason(device, changed, reason):
     assert found is None if reason is None else reason in found
 
 
-def test_image_convolutions_are_the_vendors():
+def test_materialized_image_convolutions_are_the_vendors():
     """The same functions as on the CPU, so values are compared there; what they cannot take has a reason."""
     tensors = torch.randn(2, 3, 2, 6, 5), torch.randn(1, 4, 2, 5, 3), torch.randn(2, 3, 3)
     geometry = ConvGeometry.make("test", 3, 1, "same", 1, "disc")
@@ -161,7 +161,7 @@ def test_image_convolutions_are_the_vendors():
     assert cuda.BACKEND.why_not(same, "materialize") is None
     assert "one dtype" in cuda.BACKEND.why_not(mixed, "materialize")
     assert "does not fit" in cuda.BACKEND.why_not(replace(same, sizes=(("Ho", 0), ("Wo", 5))), "materialize")
-    assert "no CUDA kernel in the order" in cuda.BACKEND.why_not(same, "aggregate")
+    assert "no CUDA kernel in the order" in cuda.BACKEND.why_not(same, "spectral")
 
 
 def test_the_backend_is_for_cuda_tensors_alone():

@@ -36,6 +36,7 @@ OPERATORS = (
     "relative_features_backward",
     "point_moments",
     "point_gradient",
+    "conv_chain",
 )
 
 
@@ -109,7 +110,13 @@ def instructions(arch, kernel):
 
 # Registers of a thread that blocks of the kernel's size leave it, and bytes of stack, that is numbers which move through memory.
 # Two counters of the outermost loop may in the kernels of features, which are few.
-MOST = {"point_moments": (255, 0), "point_gradient": (255, 0), "net_forwardIf": (128, 16), "net_backwardIf": (128, 16)}
+MOST = {
+    "conv_chain": (255, 0),
+    "point_moments": (255, 0),
+    "point_gradient": (255, 0),
+    "net_forwardIf": (128, 16),
+    "net_backwardIf": (128, 16),
+}
 
 
 @pytest.mark.skipif(cuobjdump() is None, reason="needs cuobjdump")
@@ -124,10 +131,11 @@ def test_hot_kernels_keep_to_their_registers():
 
 @pytest.mark.skipif(cuobjdump() is None, reason="needs cuobjdump")
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90a"])
-@pytest.mark.parametrize("kernel", ["point_moments", "point_gradient"])
-def test_matrix_products_are_matrix_instructions_on_registers(arch, kernel):
+@pytest.mark.parametrize(("kernel", "variants"), [("conv_chain", 8), ("point_moments", 6), ("point_gradient", 4)])
+def test_matrix_products_are_matrix_instructions_on_registers(arch, kernel, variants):
     found = dict(instructions(arch, kernel))
-    assert len(found) == {"point_moments": 6, "point_gradient": 4}[kernel]
+    assert len(found) == variants
     for name, seen in found.items():
-        assert {"HMMA", "LDSM", "MUFU", "LDGSTS"} <= set(seen), name
+        assert {"HMMA", "LDSM", "LDGSTS"} <= set(seen), name
+        assert kernel == "conv_chain" or "MUFU" in seen, name
         assert not {"LDL", "STL"} & set(seen), name

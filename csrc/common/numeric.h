@@ -7,10 +7,14 @@
 #define PGCONV_EVERYWHERE __host__ __device__
 #define PGCONV_INLINE static __host__ __device__ __forceinline__
 #define PGCONV_UNROLL _Pragma("unroll")
+#define PGCONV_UNROLL_FEW _Pragma("unroll 3")
+#define PGCONV_ROLLED _Pragma("unroll 1")
 #else
 #define PGCONV_EVERYWHERE
 #define PGCONV_INLINE static inline __attribute__((always_inline))
 #define PGCONV_UNROLL _Pragma("GCC unroll 32")
+#define PGCONV_UNROLL_FEW
+#define PGCONV_ROLLED
 #endif
 // The C library's function of that name. On the host without its headers: their inline functions would be compiled for one
 // instruction set and merged with everybody else's.

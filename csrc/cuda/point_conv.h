@@ -2,12 +2,11 @@
 #pragma once
 
 #include "../common/params.h"
+#include "half_type.h"
 #include "machine.h"
 
 namespace pgconv {
 namespace PGCONV_ISA {
-
-enum HalfType { kFloat16, kBfloat16Type };
 
 // Why no kernel computes the moments of a net of that shape, or null.
 const char* why_not_moments(const NetShape& shape);

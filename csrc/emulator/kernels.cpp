@@ -1,4 +1,5 @@
 // The GPU kernels' own sources, compiled for the emulator.
+#include "../cuda/conv_chain.cu"
 #include "../cuda/elements.cu"
 #include "../cuda/features.cu"
 #include "../cuda/half_net.cu"

@@ -1,6 +1,7 @@
 // Test-only module: the GPU kernels, run by the emulator on numpy arrays. Needs neither torch nor a GPU.
 #include <tuple>
 
+#include "../cuda/conv_chain.h"
 #include "../cuda/elements.h"
 #include "../cuda/features.h"
 #include "../cuda/point_conv.h"
@@ -117,6 +118,32 @@ static std::tuple<Array<float>, Array<float>, Array<float>> moments_gradient(
   return {gv, gu, gp};
 }
 
+static ConvChain chain_of(int64_t vectors, int64_t octets, int64_t O, const std::vector<int64_t>& taps,
+                          const std::vector<int>& geometry) {
+  ConvChain p{};
+  p.O = O;
+  p.octets = int(octets);
+  p.vectors = int(vectors);
+  if (const char* wrong = set_taps(p, taps.data(), int64_t(taps.size()) / 2)) throw std::invalid_argument(wrong);
+  p.stride_y = geometry.at(0), p.stride_x = geometry.at(1), p.pad_y = geometry.at(2), p.pad_x = geometry.at(3);
+  p.out_height = geometry.at(4), p.out_width = geometry.at(5);
+  return p;
+}
+
+// All by their bits: f [B, C, H, W, 8 vectors], phi [S, Nu, octets, granules, 8, 8], weight [O, C, 8 octets].
+static Array<uint16_t> convolution(unsigned seed, Array<uint16_t> f, Array<uint16_t> phi, Array<uint16_t> weight, bool half,
+                                   const std::vector<int64_t>& taps, const std::vector<int>& geometry) {
+  Host host(seed);
+  ConvChain p = chain_of(f.shape(4) / 8, phi.shape(2), weight.shape(0), taps, geometry);
+  if (phi.shape(3) != p.granules) throw std::invalid_argument("granules");
+  p.B = f.shape(0), p.C = f.shape(1), p.height = int(f.shape(2)), p.width = int(f.shape(3));
+  p.S = phi.shape(0), p.Nu = phi.shape(1);
+  Array<uint16_t> out({p.B, p.O, p.Nu, int64_t(p.out_height), int64_t(p.out_width)});
+  p.f = f.data(), p.phi = phi.data(), p.weight = weight.data(), p.out = out.mutable_data();
+  conv_chain_of(host, p, half ? kFloat16 : kBfloat16Type);
+  return out;
+}
+
 template <class T>
 static void define(py::module_& m) {
   auto array = [](const char* name) { return py::arg(name).noconvert(); };
@@ -144,6 +171,13 @@ PYBIND11_MODULE(_emulated, m) {
     FeaturesCall call{};
     name_group(call, group);
     const char* reason = why_not_gradient(parse_net(text), groups[call.group].fields + call.orbit, columns);
+    return std::string(reason ? reason : "");
+  });
+  m.def("conv_chain", &convolution, py::arg("seed"), py::arg("f").noconvert(), py::arg("phi").noconvert(),
+        py::arg("weight").noconvert(), py::arg("half"), py::arg("taps"), py::arg("geometry"));
+  m.def("why_not_chain", [](int64_t vectors, int64_t octets, int64_t outputs, const std::vector<int64_t>& taps,
+                            const std::vector<int>& geometry) {
+    const char* reason = why_not_chain(chain_of(vectors, octets, outputs, taps, geometry));
     return std::string(reason ? reason : "");
   });
   m.def("why_not_moments", [](const std::string& text) {

@@ -94,7 +94,8 @@ def resolve(facts: Facts, asked: Plan, direction: str = "forward") -> Plan:
     if not runnable:
         raise ValueError(f"{facts.op}: no backend evaluates the order {asked.order!r} for this call; use plan=None")
     best = runnable[0].backend
-    return planner.cheapest(facts, [plan for plan in runnable if plan.backend == best], rates.current(), direction)
+    plans = [plan for plan in runnable if plan.backend == best]
+    return planner.cheapest(facts, plans if backends.load(best).rated else plans[:1], rates.current(), direction)
 
 
 def candidates(facts: Facts) -> list[tuple[Plan, str | None]]:

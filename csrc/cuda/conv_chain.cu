@@ -1,0 +1,63 @@
+#include "conv_chain.cuh"
+
+#include "parts.h"
+
+namespace pgconv {
+namespace PGCONV_ISA {
+namespace {
+
+// Pairs of granules of the disc in a 3 x 3 window with up to 8 samples: a number that the compiler knows.
+constexpr int kDiscSteps = 3;
+
+bool disc(const ConvChain& p) { return p.octets == 1 && p.granules == 2 * kDiscSteps; }
+int outputs_of(const ConvChain& p) { return p.O > 64 ? 128 : 64; }
+
+// Rows of 16 pixels are stored in whole sectors; narrow images take squarer blocks.
+void set_tiles(ConvChain& p) {
+  p.tile_width = p.out_width > 8 ? 16 : 8;
+  p.tiles_x = ceil_div(p.out_width, p.tile_width);
+  p.tiles_y = ceil_div(p.out_height, kChainPixels / p.tile_width);
+  p.u_blocks = ceil_div(p.Nu, kChainSamples);
+  p.o_blocks = ceil_div(p.O, outputs_of(p));
+}
+
+template <class E>
+auto kernel_for(const ConvChain& p) {
+  if (outputs_of(p) == 128) return disc(p) ? conv_chain<E, 16, kDiscSteps> : conv_chain<E, 16, 0>;
+  return disc(p) ? conv_chain<E, 8, kDiscSteps> : conv_chain<E, 8, 0>;
+}
+
+}  // namespace
+
+const char* set_taps(ConvChain& p, const int64_t* taps, int64_t count) {
+  if (count < 1 || count > kMostTaps) return "expected 1 to 128 taps";
+  p.reach_y = p.reach_x = 0;
+  for (int64_t k = 0; k < count; ++k)
+    for (int axis = 0; axis < 2; ++axis) {
+      int64_t tap = taps[2 * k + axis];
+      if (tap < 0 || tap > 1024) return "expected taps counted from the window's first, 0 to 1024";
+      p.taps[k][axis] = int16_t(tap);
+      int& reach = axis == 0 ? p.reach_y : p.reach_x;
+      if (tap > reach) reach = int(tap);
+    }
+  p.real = int(count) * p.vectors;
+  p.granules = (p.real + 1) / 2 * 2;
+  return nullptr;
+}
+
+const char* why_not_chain(ConvChain p) {
+  if (p.octets != 1 && p.octets != 2 && p.octets != 4 && p.octets != 8) return "the kernel takes up to 64 features";
+  set_tiles(p);
+  bool fits = ChainShared::of(p, outputs_of(p)).size <= kMostSharedBytes;
+  return fits ? nullptr : "window, features and samples do not fit a block's shared memory";
+}
+
+void conv_chain_of(Machine& machine, ConvChain p, HalfType type) {
+  set_tiles(p);
+  int shared = ChainShared::of(p, outputs_of(p)).size;
+  Grid grid{p.B * p.tiles_y * p.tiles_x * p.u_blocks * p.o_blocks, kChainWarps * kWarp, shared};
+  launch(machine, type == kFloat16 ? kernel_for<Half>(p) : kernel_for<Bfloat16>(p), grid, p);
+}
+
+}  // namespace PGCONV_ISA
+}  // namespace pgconv

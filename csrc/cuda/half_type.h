@@ -1,0 +1,7 @@
+#pragma once
+
+namespace pgconv {
+
+enum HalfType { kFloat16, kBfloat16Type };
+
+}  // namespace pgconv

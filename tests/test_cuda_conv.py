@@ -1,0 +1,173 @@
+"""The chain kernel of the image convolution through its Python side, against the definition in float64: on a GPU where there is
+one, else with the emulator in place of the native operators, on CPU tensors."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+import torch
+from gpu_machines import machines
+
+from pgconv.backends.cuda import group_conv2d
+from pgconv.backends.reference.group_conv2d import group_conv2d as reference
+from pgconv.spec import ConvGeometry, Facts
+
+MACHINES = machines()
+if not MACHINES:
+    pytest.skip("neither the emulator nor a GPU", allow_module_level=True)
+
+HALVES = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
+UNIT = {torch.float16: 2.0**-12, torch.bfloat16: 2.0**-9}
+
+
+def operators(machine):
+    return SimpleNamespace(conv_chain=machine.conv_chain, cuda_why_not_chain=machine.why_not_chain)
+
+
+@pytest.fixture(params=MACHINES)
+def device(request, monkeypatch):
+    """Device of the tensors, with operators that run on them."""
+    group_conv2d._refusal.cache_clear()
+    if request.param != "gpu":
+        native = operators(MACHINES[request.param])
+        monkeypatch.setattr(group_conv2d, "ops", lambda: native)
+    yield "cuda" if request.param == "gpu" else "cpu"
+    group_conv2d._refusal.cache_clear()
+
+
+def make(dtype, b=2, c=3, o=5, nv=2, nu=3, hidden=8, size=(9, 11), geometry=None, per_example=False):
+    geometry = geometry or ConvGeometry.make("test", 3, 1, "same", 1, "disc")
+    generator = torch.Generator().manual_seed(0)
+    shapes = (b, c, nv, *size), (b if per_example else 1, nu, nv, len(geometry.taps()), hidden), (o, c, hidden)
+    f, phi, weight = (torch.randn(shape, generator=generator).to(dtype) for shape in shapes)
+    return (f, phi.sin(), weight), geometry
+
+
+def assert_close(found, want, same, dtype):
+    """Twice the error of the definition in 16 bits, and a rounding of the result."""
+    assert found.shape == want.shape and found.dtype == dtype
+    if want.numel():
+        own = (same.double() - want).norm()
+        assert (found.double().cpu() - want).norm() <= 2 * own + UNIT[dtype] * want.norm()
+
+
+def check(device, tensors, geometry):
+    dtype = tensors[0].dtype
+    leaves = [x.double().requires_grad_() for x in tensors]
+    want = reference(*leaves, geometry, "direct")
+    low = [x.clone().requires_grad_() for x in tensors]
+    same = reference(*low, geometry, "aggregate")
+    on = [x.to(device) for x in tensors]
+    assert_close(group_conv2d.forward("aggregate", *on, geometry), want.detach(), same.detach(), dtype)
+    grad = torch.randn(want.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
+    exact = torch.autograd.grad(want, leaves, grad.double())
+    rounded = torch.autograd.grad(same, low, grad)
+    found = group_conv2d.backward("aggregate", grad.to(device), *on, geometry, (True, False, False))
+    assert found[1] is None and found[2] is None
+    assert_close(found[0], exact[0], rounded[0], dtype)
+
+
+@HALVES
+def test_a_plain_layer(device, dtype):
+    check(device, *make(dtype, c=9, nv=8, nu=8))
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"b": 1, "c": 1, "o": 1, "nv": 1, "nu": 1, "hidden": 1, "size": (1, 1)},
+        {"c": 8, "nv": 7, "nu": 9, "hidden": 7},
+        {"c": 17, "o": 65, "nv": 8, "nu": 1},
+        {"o": 8, "hidden": 16, "c": 5},
+        {"o": 3, "hidden": 9, "c": 3, "nv": 9},
+        {"hidden": 32, "c": 3, "nu": 2},
+        {"hidden": 33, "c": 2, "nu": 2},
+        {"hidden": 64, "c": 2, "nu": 2},
+        {"nv": 17, "nu": 2, "c": 2},
+        {"size": (4, 8)},
+        {"size": (5, 33), "b": 1},
+        {"size": (2, 3), "b": 3},
+    ],
+    ids=lambda shape: "-".join(f"{k}{v}" for k, v in shape.items()).replace(" ", ""),
+)
+def test_awkward_shapes(device, shape):
+    check(device, *make(torch.float16, **shape))
+
+
+@pytest.mark.parametrize("kernel", [1, 3, 5])
+@pytest.mark.parametrize("support", ["disc", "square"])
+@pytest.mark.parametrize(
+    ("stride", "padding", "dilation"), [(1, "same", 1), (1, "valid", 1), (1, 3, 2), (2, 1, 1), ((1, 2), (2, 0), (1, 2))]
+)
+def test_every_walk_over_the_pixels(device, kernel, support, stride, padding, dilation):
+    geometry = ConvGeometry.make("test", kernel, stride, padding, dilation, support)
+    if min(geometry.out_size(9, 11)) < 1:
+        pytest.skip("the kernel does not fit")
+    check(device, *make(torch.float16, geometry=geometry))
+
+
+@HALVES
+def test_features_of_their_own_for_every_image(device, dtype):
+    check(device, *make(dtype, b=3, per_example=True))
+    check(device, *make(dtype, b=3, hidden=16, per_example=True))
+
+
+def test_no_images(device):
+    tensors, geometry = make(torch.float16, b=0)
+    assert group_conv2d.forward("aggregate", *(x.to(device) for x in tensors), geometry).shape == (0, 5, 3, 9, 11)
+
+
+def test_gradients_of_features_and_head(device):
+    tensors, geometry = make(torch.float16)
+    leaves = [x.double().requires_grad_() for x in tensors]
+    want = reference(*leaves, geometry, "direct")
+    grad = torch.randn(want.shape, generator=torch.Generator().manual_seed(1)).half()
+    exact = torch.autograd.grad(want, leaves, grad.double())
+    on = [x.to(device) for x in tensors]
+    for x, y in zip(group_conv2d.backward("aggregate", grad.to(device), *on, geometry, (True, True, True)), exact):
+        assert (x.double().cpu() - y).norm() <= 5e-3 * y.norm()
+
+
+def test_nan_reaches_the_windows_it_is_in_and_no_others(device):
+    (f, phi, weight), geometry = make(torch.float16, nv=1, size=(12, 12), b=1)
+    f[0, 1, 0, 5, 6] = torch.nan
+    out = group_conv2d.forward("aggregate", *(x.to(device) for x in (f, phi, weight)), geometry)
+    spoiled = out[0, 0, 0].isnan().nonzero().tolist()
+    assert sorted(map(tuple, spoiled)) == sorted((5 - row, 6 - col) for row, col in geometry.taps())
+
+
+def test_every_schedule_gives_the_same_bits():
+    machine = MACHINES.get("emulated")
+    if machine is None:
+        pytest.skip("no emulator")
+    tensors, geometry = make(torch.bfloat16, c=17, nv=8, nu=8)
+    results = []
+    for seed in range(3):
+        with pytest.MonkeyPatch.context() as patch:
+            native = operators(machine.with_seed(seed))
+            patch.setattr(group_conv2d, "ops", lambda native=native: native)
+            results.append(group_conv2d.forward("aggregate", *tensors, geometry))
+    assert all(torch.equal(results[0], x) for x in results[1:])
+
+
+def facts(dtype="float16", hidden=8, nv=8, kernel=3, out=32):
+    geometry = ConvGeometry.make("test", kernel, 1, "same", 1, "disc")
+    sizes = {"Nv": nv, "Hb": hidden, "O": 64, "T": len(geometry.taps()), "Ho": out, "Wo": out}
+    return Facts("group_conv2d", "cuda", 3 * (dtype,), tuple(sizes.items()), None, geometry)
+
+
+@pytest.mark.parametrize(
+    ("call", "reason"),
+    [
+        (facts(), None),
+        (facts("float32"), "float16 or bfloat16"),
+        (facts(hidden=65), "up to 64 features"),
+        (facts(kernel=15), "up to 128 taps"),
+        (facts(kernel=7, hidden=32), "shared memory"),
+        (facts(out=0), "does not fit the padded image"),
+        (replace(facts(), dtypes=("float16", "float32", "float16")), "one dtype"),
+    ],
+)
+def test_calls_that_the_kernel_does_not_take_have_a_reason(device, call, reason):
+    found = group_conv2d.why_not(call, "aggregate")
+    assert found is None if reason is None else reason in found
