@@ -112,8 +112,9 @@ def test_features_of_their_own_for_every_image(device, dtype):
     check(device, *make(dtype, b=3, hidden=16, per_example=True))
 
 
-def test_no_images(device):
-    tensors, geometry = make(torch.float16, b=0)
+@pytest.mark.parametrize("per_example", [True, False])
+def test_no_images(device, per_example):
+    tensors, geometry = make(torch.float16, b=0, per_example=per_example)
     assert group_conv2d.forward("aggregate", *(x.to(device) for x in tensors), geometry).shape == (0, 5, 3, 9, 11)
 
 

@@ -49,6 +49,7 @@ def test_it_loads_without_cuda_and_registers_its_operators():
         "has = torch._C._dispatch_has_kernel_for_dispatch_key\n"
         f"print(all(has('pgconv_C::' + name, 'CUDA') for name in {OPERATORS}))\n"
         "print(repr(torch.ops.pgconv_C.cuda_why_not_net('sin:3:32:3', 4)))\n"
+        "assert 'driver' in (torch.ops.pgconv_C.cuda_why_not_driver() or 'driver')\n"
     )
     assert out.split("\n")[:3] == ["80, 90a, 100f, 120", "True", "''"]
 
@@ -114,8 +115,8 @@ MOST = {
     "conv_chain": (255, 0),
     "point_moments": (255, 0),
     "point_gradient": (255, 0),
-    "net_forwardIf": (128, 16),
-    "net_backwardIf": (128, 16),
+    "net_forwardIf": (255, 16),
+    "net_backwardIf": (255, 16),
 }
 
 
@@ -131,7 +132,7 @@ def test_hot_kernels_keep_to_their_registers():
 
 @pytest.mark.skipif(cuobjdump() is None, reason="needs cuobjdump")
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90a"])
-@pytest.mark.parametrize(("kernel", "variants"), [("conv_chain", 8), ("point_moments", 6), ("point_gradient", 4)])
+@pytest.mark.parametrize(("kernel", "variants"), [("conv_chain", 8), ("point_moments", 8), ("point_gradient", 4)])
 def test_matrix_products_are_matrix_instructions_on_registers(arch, kernel, variants):
     found = dict(instructions(arch, kernel))
     assert len(found) == variants

@@ -117,6 +117,21 @@ def test_shared_or_own_elements_and_columns_in_several_blocks(machine, sv, su, b
     check(machine, spec, batch, channels, *operands(group, net, sv, 18, su, 5, torch.float32), torch.float16)
 
 
+@pytest.mark.parametrize("activation", packing.ACTIVATIONS)
+@pytest.mark.parametrize(("hidden", "layers"), [(1, 2), (32, 2), (7, 3), (32, 3), (33, 3), (32, 5)])
+def test_parts_of_float32_are_as_accurate(machine, activation, hidden, layers):
+    """At most twice what the definition in float32 loses, or half a unit for each of the steps that cut sums off: 5 times 16
+    inputs, three products each, and as many in the layers before."""
+    group, net, spec = call("SE(2)", activation, hidden=hidden, layers=layers)
+    v, u, params = operands(group, net, 1, 70, 1, 5, torch.float32)
+    f = random((1, 70, 8), torch.float32, 7)
+    high = f.half()
+    found = machine.point_moments(torch.stack([high, (f - high).half()]), v, u, params, spec).double()
+    want = moments(*(x.double() for x in (f, v, u, params)), spec)
+    own = (moments(f, v, u, params, spec).double() - want).norm()
+    assert (found - want).norm() <= max(2 * own, 2 * 15 * 2.0**-24 * want.norm())
+
+
 def test_large_phases_keep_their_accuracy(machine):
     """The first layer is in float32: in 16 bits phases near 100 would be off by more than a tenth."""
     group, net, spec = call("T(2)")
@@ -174,6 +189,18 @@ def test_every_schedule_gives_the_same_bits(machine):
     first, *others = (machine.with_seed(seed).point_gradient(grad, f, v, u, params, spec) for seed in range(4))
     for other in others:
         assert all(map(torch.equal, first, other))
+
+
+def test_long_sums_are_cut(machine):
+    """All terms of one sign: in one accumulator the cut-off of every step would add up."""
+    group, net, spec = call("T(1)", "relu", hidden=1, layers=2)
+    v, u, params = operands(group, net, 1, 9000, 1, 1, torch.float32)
+    params = params.abs()
+    f = torch.full((1, 9000, 8), 1.0009765625).half()
+    high = torch.stack([f, torch.zeros_like(f)])
+    want = moments(f.double(), v.double().abs(), u.double() + 2, params.double(), spec)
+    found = machine.point_moments(high, v.abs(), u + 2, params, spec)
+    assert ((found.double() - want).abs() <= 1e-5 * want.abs()).all()
 
 
 def test_nan_reaches_its_outputs_and_no_others(machine):

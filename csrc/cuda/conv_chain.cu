@@ -47,6 +47,8 @@ const char* set_taps(ConvChain& p, const int64_t* taps, int64_t count) {
 
 const char* why_not_chain(ConvChain p) {
   if (p.octets != 1 && p.octets != 2 && p.octets != 4 && p.octets != 8) return "the kernel takes up to 64 features";
+  if (p.stride_y > 16 || p.stride_x > 16 || p.reach_y > 256 || p.reach_x > 256 || p.vectors > 64)
+    return "strides, windows or samples are too large for a block";
   set_tiles(p);
   bool fits = ChainShared::of(p, outputs_of(p)).size <= kMostSharedBytes;
   return fits ? nullptr : "window, features and samples do not fit a block's shared memory";

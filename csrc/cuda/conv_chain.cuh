@@ -50,7 +50,7 @@ struct ChainShared {
 
 // Whether features of three pairs of granules find room in the registers beside the sums of N tiles of outputs. In the other cases
 // they would drive others out, and are read from shared memory each time.
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ < 900
+#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ < 900 || __CUDA_ARCH__ >= 1000)
 constexpr bool registers_left(int N) { return N == 8; }
 #else
 constexpr bool registers_left(int N) { return N == 16; }

@@ -1,5 +1,6 @@
-// Activations of kernel nets where the result is rounded to 16 bits: by the special-function unit, with errors far below the
-// rounding. Arguments of the sine are in radians and not reduced: see fast_sine().
+// Activations of kernel nets between matrix products. Where the result is rounded to 16 bits they are the special-function unit's,
+// with errors far below the rounding; arguments of the sine are then in radians and not reduced, see fast_sine(). `exact` ones are
+// those of the CPU (../common/activations.h), arguments of the sine in half turns.
 #pragma once
 
 #include "../common/activations.h"
@@ -21,23 +22,23 @@ PGCONV_DEVICE float fast_value(float x) {
   }
 }
 
-template <int A, int n>
+template <int A, bool exact, int n>
 PGCONV_DEVICE void fast_values(float (&z)[n][4]) {
   PGCONV_UNROLL
   for (int k = 0; k < n; ++k)
     PGCONV_UNROLL
-    for (int e = 0; e < 4; ++e) z[k][e] = fast_value<A>(z[k][e]);
+    for (int e = 0; e < 4; ++e) z[k][e] = exact ? Act<A>::value(z[k][e]) : fast_value<A>(z[k][e]);
 }
 
 // One branch, the same for the whole launch, for many values.
-template <int n>
+template <bool exact, int n>
 PGCONV_DEVICE void fast_activate(int activation, float (&z)[n][4]) {
   switch (activation) {
-    case kSin: return fast_values<kSin>(z);
-    case kSilu: return fast_values<kSilu>(z);
-    case kRelu: return fast_values<kRelu>(z);
-    case kGelu: return fast_values<kGelu>(z);
-    default: return fast_values<kTanh>(z);
+    case kSin: return fast_values<kSin, exact>(z);
+    case kSilu: return fast_values<kSilu, exact>(z);
+    case kRelu: return fast_values<kRelu, exact>(z);
+    case kGelu: return fast_values<kGelu, exact>(z);
+    default: return fast_values<kTanh, exact>(z);
   }
 }
 

@@ -1,4 +1,5 @@
 // Kernel-net features as operators on CUDA tensors.
+#include <cuda_runtime_api.h>
 #include <torch/csrc/stable/library.h>
 
 #include <tuple>
@@ -95,12 +96,22 @@ std::string why_not(const std::string& net, int64_t bytes) {
 
 std::string architectures() { return PGCONV_CUDA_ARCHITECTURES; }
 
+// Empty where the driver runs the CUDA runtime inside this library, else the reason. No driver at all is none.
+std::string why_not_driver() {
+  int driver = 0;
+  if (cudaDriverGetVersion(&driver) != cudaSuccess || driver == 0) return "";
+  if (driver / 1000 >= CUDART_VERSION / 1000) return "";
+  return "the GPU driver is made for CUDA " + std::to_string(driver / 1000) + ", the CUDA library needs one for " +
+         std::to_string(CUDART_VERSION / 1000);
+}
+
 }  // namespace
 }  // namespace pgconv
 
 STABLE_TORCH_LIBRARY_FRAGMENT(pgconv_C, m) {
   m.def("cuda_why_not_net(str net, int bytes) -> str");
   m.def("cuda_architectures() -> str");
+  m.def("cuda_why_not_driver() -> str");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(pgconv_C, CUDA, m) {
@@ -114,4 +125,5 @@ STABLE_TORCH_LIBRARY_IMPL(pgconv_C, CUDA, m) {
 STABLE_TORCH_LIBRARY_IMPL(pgconv_C, CompositeExplicitAutograd, m) {
   m.impl("cuda_why_not_net", TORCH_BOX(&pgconv::why_not));
   m.impl("cuda_architectures", TORCH_BOX(&pgconv::architectures));
+  m.impl("cuda_why_not_driver", TORCH_BOX(&pgconv::why_not_driver));
 }

@@ -6,6 +6,7 @@ namespace PGCONV_ISA {
 struct PackHalfNet {
   NetShape shape;
   int width;
+  bool exact;
   const float* params;
   float* first;
   uint16_t* matrices;
@@ -16,7 +17,8 @@ PGCONV_KERNEL(256) pack_half_net(const PackHalfNet p) {
   int H = p.shape.hidden, D = p.shape.coord_dim, width = p.width, further = p.shape.hidden_layers - 1;
   int64_t first = int64_t(D + 1) * width, matrices = int64_t(further) * width * width, biases = int64_t(further) * width;
   const float* hidden = p.params + H * (D + 1);
-  float scale = p.shape.activation == kSin ? hidden[int64_t(further) * H * (H + 1)] : 1.0f;
+  double omega = p.shape.activation == kSin ? hidden[int64_t(further) * H * (H + 1)] : 1.0;
+  auto scale = float(p.shape.activation == kSin && p.exact ? omega * Act<kSin>::kScale : omega);
   for (int64_t k = block() * threads() + thread(); k < first + 2 * matrices + biases; k += blocks() * threads()) {
     if (int64_t n = k - first - 2 * matrices; n >= 0) {
       int64_t l = n / width, h = n % width;
@@ -32,9 +34,9 @@ PGCONV_KERNEL(256) pack_half_net(const PackHalfNet p) {
   }
 }
 
-HalfNet packed_half_net(Machine& machine, const NetShape& shape, int width, bool split, const float* params) {
+HalfNet packed_half_net(Machine& machine, const NetShape& shape, int width, bool split, bool exact, const float* params) {
   int further = shape.hidden_layers - 1;
-  PackHalfNet pack{shape, width, params, machine.take<float>((shape.coord_dim + 1) * width),
+  PackHalfNet pack{shape, width, exact, params, machine.take<float>((shape.coord_dim + 1) * width),
                    machine.take<uint16_t>(2 * int64_t(further) * width * width), machine.take<float>(further * width)};
   launch(machine, pack_half_net, grid_for(int64_t(width) * (shape.coord_dim + 1 + further * (2 * width + 1))), pack);
   return {shape, width, split, pack.first, pack.matrices, pack.biases};

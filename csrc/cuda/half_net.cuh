@@ -14,7 +14,7 @@ constexpr int kPointWarps = 8;  // of a block
 
 // What the kernels read of a net, numbers padded to `width` features: first layer [D + 1][width] in float32, its bias last;
 // per further layer a matrix [width][width] in two 16-bit parts whose sum it is, [2][layers][width][width]; biases [width] in
-// float32. Scaled for fast_activations.cuh.
+// float32. Scaled for the activations of fast_activations.cuh, exact or not.
 struct HalfNet {
   NetShape shape;
   int width;
@@ -29,7 +29,7 @@ struct HalfNet {
   PGCONV_EVERYWHERE int layers() const { return shape.hidden_layers - 1; }
 };
 
-HalfNet packed_half_net(Machine& machine, const NetShape& shape, int width, bool split, const float* params);
+HalfNet packed_half_net(Machine& machine, const NetShape& shape, int width, bool split, bool exact, const float* params);
 
 // The k-th of the two parts of a number.
 template <class E>

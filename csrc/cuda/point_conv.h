@@ -11,7 +11,7 @@ namespace PGCONV_ISA {
 // Why no kernel computes the moments of a net of that shape, or null.
 const char* why_not_moments(const NetShape& shape);
 
-// moments [B, Nu, H, C] of f [B, Nv, C], C a multiple of 8; all sets of elements are used by B / S images each.
+// moments [B, Nu, H, C] of f [B, Nv, C] (kFloat16Parts: [2, B, Nv, C]), C a multiple of 8; all sets of elements are used by B / S images each.
 void point_moments_of(Machine& machine, const FeaturesCall& call, int64_t B, int64_t C, HalfType type, const uint16_t* f,
                       const float* v, const float* u, const float* params, float* moments);
 

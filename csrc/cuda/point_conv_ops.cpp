@@ -37,13 +37,17 @@ PointCall point_call(const char* op, const Tensor& f, const Tensor& v, const Ten
   if (v.scalar_type() != ScalarType::Float) fail(op, ": v: expected float32");
   bool half = f.scalar_type() == ScalarType::Half;
   if (!half && f.scalar_type() != ScalarType::BFloat16) fail(op, ": f: expected float16 or bfloat16");
-  check_tensor(op, "f", f, {-1, call.Nv, -1}, f.scalar_type());
-  int64_t B = f.size(0), C = f.size(2);
+  bool parts = half && f.dim() == 4;
+  if (parts)
+    check_tensor(op, "f", f, {2, -1, call.Nv, -1}, f.scalar_type());
+  else
+    check_tensor(op, "f", f, {-1, call.Nv, -1}, f.scalar_type());
+  int64_t B = f.size(parts), C = f.size(2 + parts);
   if (C % 8) fail(op, ": f: expected a multiple of 8 channels, got ", C);
   check_aligned(op, "f", f);
   for (int64_t S : {call.Sv, call.Su})
     if (S != 1 && S != B) fail(op, ": v, u: expected 1 or ", B, " sets of elements, got ", S);
-  return {call, half ? kFloat16 : kBfloat16Type, B, C};
+  return {call, parts ? kFloat16Parts : half ? kFloat16 : kBfloat16Type, B, C};
 }
 
 Tensor moments(const Tensor& f, const Tensor& v, const Tensor& u, const Tensor& params, const std::string& group,
@@ -64,6 +68,7 @@ std::tuple<Tensor, Tensor, Tensor> gradient(const Tensor& grad, const Tensor& f,
   const char* op = "point_gradient";
   auto call = point_call(op, f, v, u, params, group, chart, part, form, net);
   const FeaturesCall& features = call.features;
+  if (call.type == kFloat16Parts) fail(op, ": f: expected [B, Nv, C]");
   check_device(op, "grad", grad, f);
   check_tensor(op, "grad", grad, {call.B, features.Nu, features.shape.hidden, call.C}, f.scalar_type());
   check_aligned(op, "grad", grad);
@@ -96,8 +101,8 @@ std::string why_not_columns(const std::string& group, const std::string& net, in
 }  // namespace pgconv
 
 STABLE_TORCH_LIBRARY_FRAGMENT(pgconv_C, m) {
-  // moments [B, Nu, H, C], float32, of f [B, Nv, C], float16 or bfloat16 with C a multiple of 8, and elements v, u, params as
-  // for point_conv, float32.
+  // moments [B, Nu, H, C], float32, of f [B, Nv, C], float16 or bfloat16 with C a multiple of 8, or [2, B, Nv, C], float16 parts of
+  // a float32 signal, and elements v, u, params as for point_conv, float32.
   m.def(
       "point_moments(Tensor f, Tensor v, Tensor u, Tensor params, str group, str chart, str part, str form, str net) "
       "-> Tensor");

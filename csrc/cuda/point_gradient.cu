@@ -31,7 +31,7 @@ void point_features_gradient(Machine& machine, const FeaturesCall& call, int64_t
 
   PointGradient p{};
   p.elements = relative.elements();
-  p.net = packed_half_net(machine, shape, kGradientWidth, true, params);
+  p.net = packed_half_net(machine, shape, kGradientWidth, true, false, params);
   p.matrix = pack.matrix;
   p.first = pack.first;
   p.own = relative.own();

@@ -14,6 +14,8 @@ namespace {
 using Narrow = PointTile<2, 4, 2>;
 using Wide = PointTile<2, 8, 1>;
 using Deep = PointTile<4, 4, 1>;
+using Exact = PointTile<2, 4, 1, 2>;
+using ExactDeep = PointTile<4, 4, 1, 2>;
 
 constexpr int64_t kLeastInputs = 2 * kStageInputs;
 
@@ -35,7 +37,8 @@ template <class E, class Tile>
 void run(Machine& machine, const FeaturesCall& call, const PointMoments& problem, const float* params, float* moments) {
   const NetShape& shape = call.shape;
   PointMoments p = problem;
-  p.net = packed_half_net(machine, shape, Tile::width, needs_split<E>(shape), params);
+  constexpr bool exact = Tile::parts == 2;
+  p.net = packed_half_net(machine, shape, Tile::width, exact || needs_split<E>(shape), exact, params);
   p.row_blocks = ceil_div(call.Nu, Tile::block_outputs);
   p.column_blocks = ceil_div(p.images * p.C, Tile::channels);
   int64_t blocks = call.S * p.row_blocks * p.column_blocks;
@@ -58,10 +61,17 @@ void choose(Machine& machine, const FeaturesCall& call, const PointMoments& prob
   with(Narrow{});
 }
 
+void choose_exact(Machine& machine, const FeaturesCall& call, const PointMoments& problem, const float* params,
+                  float* moments) {
+  if (call.shape.hidden > Exact::width) return run<Half, ExactDeep>(machine, call, problem, params, moments);
+  run<Half, Exact>(machine, call, problem, params, moments);
+}
+
 }  // namespace
 
 const char* why_not_moments(const NetShape& shape) {
-  bool all = shape.hidden > Narrow::width ? fits<Deep>(shape) : fits<Narrow>(shape) && fits<Wide>(shape);
+  bool all = shape.hidden > Narrow::width ? fits<Deep>(shape) && fits<ExactDeep>(shape)
+                                          : fits<Narrow>(shape) && fits<Wide>(shape) && fits<Exact>(shape);
   return all ? nullptr : "the kernel net is too wide (over 64 features) or too deep for a block's shared memory";
 }
 
@@ -76,7 +86,9 @@ void point_moments_of(Machine& machine, const FeaturesCall& call, int64_t B, int
   problem.images = call.S > 0 ? B / call.S : 0;
   problem.C = C;
   problem.f = f;
-  if (type == kFloat16)
+  if (type == kFloat16Parts)
+    choose_exact(machine, call, problem, params, moments);
+  else if (type == kFloat16)
     choose<Half>(machine, call, problem, params, moments);
   else
     choose<Bfloat16>(machine, call, problem, params, moments);

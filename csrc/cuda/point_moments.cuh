@@ -1,4 +1,4 @@
-// Moments of a point convolution on a GPU, for 16-bit signals:
+// Moments of a point convolution on a GPU:
 //
 //     M[b, i, h, c] = sum_j phi_h(v_j^-1 u_i) f[b, j, c]
 //
@@ -11,6 +11,9 @@
 //     moments            M[h, c] += phi[h, j] f[j, c]    sums (h, j) are the left operand
 //
 // A net of one hidden layer has its features as (j, h) and transposes them in the registers.
+//
+// Signals are of 16 bits, or of float32 as two float16 parts whose sum they are: then features have two parts as well, of whose
+// products the smallest is left out, and activations are exact.
 //
 // Per 16 pairs and output a warp takes 16 H L activations (8 clocks of the special-function unit for 32 of them), 16 (D + 1) H
 // float32 multiply-adds, and matrix products of 32 H ((L - 1) H + C) FLOPs. With H = C = 32 and L = 2 the special functions
@@ -31,7 +34,7 @@ struct PointMoments {
   int v_fields, u_fields;  // that are read: of a all, of b those of the element
   int64_t images, C;       // of a set; columns are (image, channel), and C is a multiple of 8
   int64_t row_blocks, column_blocks, splits, split_inputs;
-  const uint16_t* f;       // [S images, Nv, C]
+  const uint16_t* f;       // [parts][S images, Nv, C]
   float* moments;          // [splits][S images, Nu, H, C]
 };
 
@@ -50,10 +53,10 @@ PGCONV_KERNEL(256) sum_parts(const SumParts p) {
 }
 
 // Tiles of 16 features and of 8 columns, and outputs of a warp: what a warp sums up has outputs * features * columns / 32
-// numbers for each lane.
-template <int features_, int columns_, int outputs_>
+// numbers for each lane. Parts of the signal: 1, or 2 for float32.
+template <int features_, int columns_, int outputs_, int parts_ = 1>
 struct PointTile {
-  static constexpr int features = features_, columns = columns_, outputs = outputs_;
+  static constexpr int features = features_, columns = columns_, outputs = outputs_, parts = parts_;
   static constexpr int width = 16 * features, channels = 8 * columns;
   static_assert(columns % 2 == 0 && (outputs == 1 || outputs == 2), "pairs of column tiles, at most one lane a pair");
   static constexpr int block_outputs = kPointWarps * outputs;
@@ -79,7 +82,7 @@ struct PointShared {
     s.biases = take(half.layers() * Tile::width * 4);
     s.u = take(u_fields * Tile::block_outputs * 4);
     s.coords = take(kPointWarps * net.coord_dim * kWarp * 4);
-    s.fields = kStageInputs * Tile::signal_row;
+    s.fields = Tile::parts * kStageInputs * Tile::signal_row;
     s.stage_size = s.fields + (v_fields * kStageInputs * 4 + 15) / 16 * 16;
     s.stage = take(2 * s.stage_size);
     s.size = take(0);
@@ -89,7 +92,8 @@ struct PointShared {
 
 template <class E, class Tile>
 PGCONV_KERNEL(kPointWarps * kWarp) point_moments(const PointMoments p) {
-  constexpr int M = Tile::features, N = Tile::columns, R = Tile::outputs, width = Tile::width;
+  constexpr int M = Tile::features, N = Tile::columns, R = Tile::outputs, parts = Tile::parts, width = Tile::width;
+  constexpr bool exact = parts == 2;
   const Features<float>& e = p.elements;
   const NetShape& shape = p.net.shape;
   const auto shared = PointShared<Tile>::of(p.net, p.v_fields, p.u_fields);
@@ -124,10 +128,12 @@ PGCONV_KERNEL(kPointWarps * kWarp) point_moments(const PointMoments p) {
   auto load_stage = [&](int64_t j0, int buffer) {
     unsigned char* stage = memory + shared.stage + buffer * shared.stage_size;
     constexpr int granules = Tile::channels / 8;
-    for (int k = thread(); k < kStageInputs * granules; k += threads()) {
-      int64_t j = j0 + k / granules, c = column + k % granules * 8, image = c / p.C;
+    for (int k = thread(); k < parts * kStageInputs * granules; k += threads()) {
+      int64_t part = k / (kStageInputs * granules), j = j0 + k / granules % kStageInputs;
+      int64_t c = column + k % granules * 8, image = c / p.C;
       bool valid = j < j_end && image < p.images;
-      const uint16_t* from = p.f + (valid ? ((s * p.images + image) * e.Nv + j) * p.C + c % p.C : 0);
+      const uint16_t* from =
+          p.f + (valid ? (((part * e.S + s) * p.images + image) * e.Nv + j) * p.C + c % p.C : 0);
       copy_async<16>(stage + k / granules * Tile::signal_row + k % granules * 16, from, valid);
     }
     for (int k = thread(); k < p.v_fields * kStageInputs; k += threads()) {
@@ -160,23 +166,27 @@ PGCONV_KERNEL(kPointWarps * kWarp) point_moments(const PointMoments p) {
       }
       sync_warp();
 
-      uint32_t signal[N / 2][4];
+      uint32_t signal[parts][N / 2][4];
       PGCONV_UNROLL
-      for (int n = 0; n < N / 2; ++n)
-        load_matrices_transposed(signal[n], stage + (j + lane() % 16) * Tile::signal_row + n * 32 + lane() / 16 * 16);
+      for (int part = 0; part < parts; ++part)
+        PGCONV_UNROLL
+        for (int n = 0; n < N / 2; ++n)
+          load_matrices_transposed(signal[part][n], stage + (part * kStageInputs + j + lane() % 16) * Tile::signal_row + n * 32 +
+                                                        lane() / 16 * 16);
 
       PGCONV_UNROLL
       for (int r = 0; r < R; ++r) {
         float z[2 * M][4];
         first_layer(first, shape.coord_dim, x + 16 * r, z);
-        fast_activate(shape.activation, z);
+        fast_activate<exact>(shape.activation, z);
 
         // phi: left operands (h, j) of the moments.
-        uint32_t phi[M][4];
+        uint32_t phi[parts][M][4];
         if (last == 0) {
-          uint32_t words[2 * M][2];
-          pack_rows<E>(z, words);
-          transpose_rows(words, phi);
+          Words<2 * M> words;
+          pack_both<E>(z, words);
+          transpose_rows(words.high, phi[0]);
+          if constexpr (exact) transpose_rows(words.low, phi[1]);
         } else {
           Words<2 * M> h;
           auto keep = [&] {
@@ -193,7 +203,7 @@ PGCONV_KERNEL(kPointWarps * kWarp) point_moments(const PointMoments p) {
           for (int l = 0; l + 1 < last; ++l) {
             set_rows(biases + l * width, z);
             multiply_rows<Half>(matrix(l), p.net.split, h, z);
-            fast_activate(shape.activation, z);
+            fast_activate<exact>(shape.activation, z);
             keep();
           }
           // Left operands are the matrix's, and the pairs' words the right ones.
@@ -219,18 +229,30 @@ PGCONV_KERNEL(kPointWarps * kWarp) point_moments(const PointMoments p) {
               load_matrices(w, own + top.low + 16 * m * top.row + 32 * k);
               multiply(h.high);
             }
-            fast_activate(shape.activation, y);
+            fast_activate<exact>(shape.activation, y);
             PGCONV_UNROLL
-            for (int k = 0; k < 4; ++k) phi[m][k] = E::pack(y[k / 2][k % 2 * 2], y[k / 2][k % 2 * 2 + 1]);
+            for (int k = 0; k < 4; ++k) {
+              float first = y[k / 2][k % 2 * 2], second = y[k / 2][k % 2 * 2 + 1];
+              phi[0][m][k] = E::pack(first, second);
+              if constexpr (exact)
+                phi[1][m][k] = E::pack(first - E::value(phi[0][m][k], 0), second - E::value(phi[0][m][k], 1));
+            }
           }
         }
-        PGCONV_UNROLL
-        for (int m = 0; m < M; ++m)
+        auto multiply = [&](const uint32_t(&features)[M][4], const uint32_t(&columns)[N / 2][4]) {
           PGCONV_UNROLL
-          for (int n = 0; n < N / 2; ++n) {
-            E::multiply_add(sums[r][m][2 * n], phi[m], signal[n][0], signal[n][1]);
-            E::multiply_add(sums[r][m][2 * n + 1], phi[m], signal[n][2], signal[n][3]);
-          }
+          for (int m = 0; m < M; ++m)
+            PGCONV_UNROLL
+            for (int n = 0; n < N / 2; ++n) {
+              E::multiply_add(sums[r][m][2 * n], features[m], columns[n][0], columns[n][1]);
+              E::multiply_add(sums[r][m][2 * n + 1], features[m], columns[n][2], columns[n][3]);
+            }
+        };
+        multiply(phi[0], signal[0]);
+        if constexpr (exact) {
+          multiply(phi[0], signal[1]);
+          multiply(phi[1], signal[0]);
+        }
       }
       sync_warp();
     }

@@ -287,6 +287,12 @@ uint32_t transposed_matrix(uint32_t matrix) {
   return own.word;
 }
 
+// GPUs cut off what they add to a sum.
+static float toward_zero(double x) {
+  auto y = float(x);
+  return std::fabs(double(y)) > std::fabs(x) ? std::nextafter(y, 0.0f) : y;
+}
+
 void multiply_add(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, float (*value)(uint16_t)) {
   struct Lane {
     float* d;
@@ -308,7 +314,7 @@ void multiply_add(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b
         int row = l / 4 + 8 * (n / 2), column = l % 4 * 2 + n % 2;
         double sum = lane(l)->d[n];
         for (int k = 0; k < 16; ++k) sum += left[row][k] * right[k][column];
-        lane(l)->d[n] = float(sum);
+        lane(l)->d[n] = toward_zero(sum);
       }
   });
 }

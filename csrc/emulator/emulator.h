@@ -76,7 +76,7 @@ void commit_copies();
 void wait_copies(int pending);
 void load_matrices(uint32_t (&to)[4], const void* row, bool transposed);
 uint32_t transposed_matrix(uint32_t matrix);
-// Products exact, sums in double, rounded once.
+// Products exact, their sum added in double, and cut off once to float32.
 void multiply_add(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, float (*value)(uint16_t));
 
 uint16_t half_bits(float x);

@@ -93,15 +93,16 @@ static std::tuple<Array<T>, Array<T>, Array<T>> features_backward(unsigned seed,
   return {gv, gu, gp};
 }
 
-// f [B, Nv, C] by its bits, float16 or bfloat16 -> moments [B, Nu, H, C].
+// f [B, Nv, C], or [2, B, Nv, C], by its bits, float16 or bfloat16 -> moments [B, Nu, H, C].
 static Array<float> moments(unsigned seed, Array<uint16_t> f, bool half, Array<float> v, Array<float> u, Array<float> params,
                             const std::string& group, const std::string& chart, const std::string& part, bool correlation,
                             const std::string& text) {
   Host host(seed);
   auto call = make_call(v, u, group, chart, part, correlation, text);
-  int64_t B = f.shape(0), C = f.shape(2);
+  bool parts = f.ndim() == 4;
+  int64_t B = f.shape(parts), C = f.shape(2 + parts);
   Array<float> out({B, call.Nu, int64_t(call.shape.hidden), C});
-  point_moments_of(host, call, B, C, half ? kFloat16 : kBfloat16Type, f.data(), v.data(), u.data(), params.data(),
+  point_moments_of(host, call, B, C, parts ? kFloat16Parts : half ? kFloat16 : kBfloat16Type, f.data(), v.data(), u.data(), params.data(),
                    out.mutable_data());
   return out;
 }

@@ -93,8 +93,9 @@ def _chain(f: Tensor, phi: Tensor, weight: Tensor, taps: tuple[int, ...], walk: 
     sets, nu, nv, count, hidden = phi.shape
     more_v, more_h = _up(nv) - nv, OCTET * octets - hidden
     window = _aligned(F.pad(f.permute(0, 1, 3, 4, 2), (0, more_v)))
-    features = F.pad(phi, (0, more_h, 0, 0, 0, more_v)).view(sets, nu, -1, OCTET, count, octets, OCTET)
-    features = features.permute(0, 1, 5, 4, 2, 6, 3).reshape(sets, nu, octets, -1, OCTET, OCTET)
+    features = F.pad(phi, (0, more_h, 0, 0, 0, more_v)).view(sets, nu, _up(nv) // OCTET, OCTET, count, octets, OCTET)
+    granules = count * (_up(nv) // OCTET)
+    features = features.permute(0, 1, 5, 4, 2, 6, 3).reshape(sets, nu, octets, granules, OCTET, OCTET)
     features = _aligned(F.pad(features, (0, 0, 0, 0, 0, features.shape[3] % 2)))
     return ops().conv_chain(window, features, _aligned(F.pad(weight, (0, more_h))), taps, walk)
 

@@ -29,7 +29,7 @@ def load_error() -> str | None:
         torch.ops.load_library(str(PATH))
     except OSError as error:
         return f"the CUDA library does not load: {error}"
-    return _old_device()
+    return torch.ops.pgconv_C.cuda_why_not_driver() or _old_device()
 
 
 def _old_device() -> str | None:

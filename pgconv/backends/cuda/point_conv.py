@@ -3,9 +3,13 @@
     ``M[b,i,h,c] = sum_j phi_h(v_j^-1 u_i) f[b,j,c]``
     ``out[b,i,o] = sum_{c,h} W[o,c,h] M[b,i,h,c] + sum_c bias[o,c] sum_j f[b,j,c]``
 
-Outputs are taken some at a time, so that what is stored for them stays small. Gradients of signal and head come from the moments
-of the adjoint problem, those of elements and net from a kernel of their own, or where a net is too large for it from plain
-PyTorch on some outputs at a time.
+A float32 signal goes in as two float16 parts, and so do features, of which the kernel forms three of the four products: results are
+as accurate as float32 sums. Outputs are taken some at a time, so that what is stored for them stays small. Gradients of signal
+and head come from the moments of the adjoint problem, those of elements and net from a kernel of their own, or where a net is too
+large for it, and for float32, from plain PyTorch on some outputs at a time.
+
+Hidden features go through float16, which ends at 65504: beyond it, as with coordinates far from 1 under an activation without
+bound, results are infinite or NaN, not wrong in silence.
 """
 
 from __future__ import annotations
@@ -27,9 +31,17 @@ from pgconv.spec import Facts, FeatureSpec
 Operands = Sequence[Tensor | None]
 """f, v, u, params, weight, bias."""
 
-HALVES = ("float16", "bfloat16")
+SIGNALS = ("float32", "float16", "bfloat16")
 MOMENTS = 1 << 24
 """Numbers in the moments of the outputs taken together, unless one has more: 64 MB."""
+TERMS = 4096
+"""Longest sum in the kernel's accumulators (csrc/cuda/parts.h),"""
+BLOCK_INPUTS, MOST_FIELDS = 128, 20
+"""and of the gradients' kernel: inputs of a block, fields of an element (csrc/cuda/point_gradient.cuh, params.h)."""
+MOST_INPUTS = {"float16": 1 << 14}
+"""Sums over more inputs, and the factor that makes them means, leave the range of the type."""
+LARGEST_EXPONENT = 14
+"""float16 ends at 2^16."""
 GRANULE = 8
 """The kernel reads so many channels at once,"""
 ALIGNMENT = 16
@@ -39,11 +51,13 @@ ALIGNMENT = 16
 def why_not(facts: Facts) -> str | None:
     """The reason why a call cannot run here, or None."""
     signal, *elements, weight = facts.dtypes
-    if signal not in HALVES or weight != signal or set(elements) != {"float32"}:
+    if signal not in SIGNALS or weight != signal or set(elements) != {"float32"}:
         return (
-            f"the kernel takes signal and head in one of {', '.join(HALVES)}, elements and net in float32, "
+            f"the kernel takes signal and head in one of {', '.join(SIGNALS)}, elements and net in float32, "
             f"received {', '.join(facts.dtypes)}"
         )
+    if facts.size("Nv") > MOST_INPUTS.get(signal, facts.size("Nv")):
+        return f"sums over {facts.size('Nv')} inputs leave the range of {signal}; bfloat16 has it"
     if facts.size("lists"):
         return "there is no CUDA kernel for neighbour lists"
     return ops().cuda_why_not_moments(facts.features.net) or None
@@ -115,11 +129,13 @@ def _features(needs, grad: Tensor, operands: Operands, spec: FeatureSpec, depthw
     f, v, u, params, weight, _ = operands
     padded = _padded(f)
     columns = padded.shape[2] * (1 if max(v.shape[0], u.shape[0]) > 1 else f.shape[0])
-    if ops().cuda_why_not_gradient(spec.group, spec.net, columns):
+    if f.dtype == torch.float32 or ops().cuda_why_not_gradient(spec.group, spec.net, columns):
         return _features_in_pieces(needs, grad, operands, spec, depthwise)
     head = F.pad(weight, (0, 0, 0, padded.shape[2] - f.shape[2])).transpose(-1, -2)  # [O,H,C], or [H,C]
     total_v, total_u, total_params = torch.zeros_like(v), torch.empty_like(u), torch.zeros_like(params)
-    for rows in _rows(f.shape[0] * weight.shape[-1] * padded.shape[2], u.shape[1]):
+    # Beside the moments, gradients of the outputs' fields from every block of inputs.
+    numbers = f.shape[0] * max(weight.shape[-1] * padded.shape[2], MOST_FIELDS * -(-f.shape[1] // BLOCK_INPUTS))
+    for rows in _rows(numbers, u.shape[1]):
         if depthwise:
             moments = F.pad(grad[:, rows], (0, padded.shape[2] - f.shape[2]))[:, :, None] * head
         else:
@@ -153,10 +169,16 @@ def _moments(f: Tensor, v: Tensor, u: Tensor, params: Tensor, spec: FeatureSpec)
     """Moments ``[B,rows,H,C]`` of some outputs at a time."""
     channels, nu = f.shape[2], u.shape[1]
     padded = _padded(f)
-    numbers = f.shape[0] * int(spec.net.split(":")[2]) * padded.shape[2]
+    # Of the partial sums, too, in which the kernel adds up long rows of inputs.
+    numbers = f.shape[0] * int(spec.net.split(":")[2]) * padded.shape[2] * max(1, -(-f.shape[1] // TERMS))
+    factor = None
+    if f.dtype == torch.float32:
+        padded, factor = _parts(padded)
+        factor = factor[..., :channels]
     for rows in _rows(numbers, nu):
         call = padded, v.contiguous(), u[:, rows].contiguous(), params.contiguous()
-        yield rows, ops().point_moments(*call, *_text(spec))[..., :channels]
+        moments = ops().point_moments(*call, *_text(spec))[..., :channels]
+        yield rows, moments if factor is None else moments * factor
 
 
 def _padded(f: Tensor) -> Tensor:
@@ -167,6 +189,17 @@ def _padded(f: Tensor) -> Tensor:
 def _aligned(x: Tensor) -> Tensor:
     x = x.contiguous()
     return x if x.data_ptr() % ALIGNMENT == 0 else x.clone()
+
+
+def _parts(f: Tensor) -> tuple[Tensor, Tensor]:
+    """Two float16 parts ``[2,B,N,C]`` of every column times a power of two that makes the best of their range, and what the moments
+    have to be multiplied with, ``[B,1,1,C]``: parts lose less than 2^-22 of a column's largest number."""
+    largest = f.abs().amax(1, keepdim=True) if f.shape[1] else f.new_zeros(f.shape[0], 1, f.shape[2])
+    _, exponent = torch.frexp(largest)
+    exponent = exponent.clamp(min=-100) - LARGEST_EXPONENT
+    scaled = torch.ldexp(f, -exponent)
+    high = scaled.half()
+    return torch.stack([high, (scaled - high).half()]), torch.ldexp(torch.ones_like(largest), exponent)[:, None]
 
 
 def _rows(numbers: int, nu: int) -> Iterator[slice]:
