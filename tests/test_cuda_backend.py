@@ -214,3 +214,26 @@ def test_the_public_function_on_a_gpu(device):
         with pgconv.use_backend("reference"):
             want, _ = layer(f, samples)
     assert error(out, want.double().cpu()) < 2e-2
+
+
+def test_workspaces_do_not_grow_with_the_pairs(monkeypatch):
+    """Outputs of one call of a kernel times what it keeps for each: numbers of moments and of their partial sums, and gradients of
+    the outputs' fields from every block of inputs."""
+    inputs, outputs, seen = 100_000, 5000, []
+    tensors, spec = call("cpu", torch.bfloat16, batch=1, sets=1, nv=inputs, nu=outputs, channels=8)
+    blocks, parts = -(-inputs // point_conv.BLOCK_INPUTS), -(-inputs // point_conv.TERMS)
+
+    def moments(f, v, u, params, *names):
+        seen.append(u.shape[1] * 7 * f.shape[-1] * -(-f.shape[-2] // point_conv.TERMS))
+        return torch.zeros(f.shape[0], u.shape[1], 7, f.shape[-1])
+
+    def gradient(grad, f, v, u, params, *names):
+        seen.append(u.shape[1] * max(blocks * point_conv.MOST_FIELDS, 7 * f.shape[-1]))
+        return torch.zeros_like(v), torch.zeros_like(u), torch.zeros_like(params)
+
+    native = SimpleNamespace(point_moments=moments, point_gradient=gradient, cuda_why_not_gradient=lambda *_: "")
+    monkeypatch.setattr(point_conv, "ops", lambda: native)
+    monkeypatch.setattr(point_conv, "MOMENTS", 1 << 20)
+    point_conv.forward(tensors, spec, False)
+    point_conv.backward([True] * 6, torch.zeros(1, outputs, 3).bfloat16(), tensors, spec, False)
+    assert parts > 1 and len(seen) > 3 and max(seen) <= 1 << 20

@@ -15,6 +15,10 @@ if not MACHINES:
     pytest.skip("neither the emulator nor a GPU", allow_module_level=True)
 
 HALVES = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
+EVERY_GROUP_CHART_AND_FORM = pytest.mark.parametrize(
+    ("name", "chart", "form"),
+    [(n, c, f) for n in groups.names() for c in groups.get(n).charts for f in ("convolution", "correlation")],
+)
 UNIT = {torch.float16: 2.0**-12, torch.bfloat16: 2.0**-9}  # the relative error of one rounding
 
 
@@ -70,12 +74,8 @@ def call(name, activation="sin", chart="product", part="all", form="convolution"
     return group, net, FeatureSpec(name, chart, part, form, net.net_spec)
 
 
-@pytest.mark.parametrize("form", ["convolution", "correlation"])
-@pytest.mark.parametrize("chart", ["product", "embed", "lie", "release"])
-@pytest.mark.parametrize("name", groups.names())
+@EVERY_GROUP_CHART_AND_FORM
 def test_every_group_chart_and_form(machine, name, chart, form):
-    if chart not in groups.get(name).charts:
-        pytest.skip("no such chart on this group")
     group, net, spec = call(name, chart=chart, form=form)
     check(machine, spec, 1, 8, *operands(group, net, 1, 19, 1, 3, torch.float32), torch.float16)
 
@@ -139,12 +139,8 @@ def test_large_phases_keep_their_accuracy(machine):
     check(machine, spec, 1, 8, 3 * v, 3 * u, params, torch.float16)
 
 
-@pytest.mark.parametrize("form", ["convolution", "correlation"])
-@pytest.mark.parametrize("chart", ["product", "embed", "lie", "release"])
-@pytest.mark.parametrize("name", groups.names())
+@EVERY_GROUP_CHART_AND_FORM
 def test_gradients_of_every_group_chart_and_form(machine, name, chart, form):
-    if chart not in groups.get(name).charts:
-        pytest.skip("no such chart on this group")
     group, net, spec = call(name, chart=chart, form=form)
     check_gradient(machine, spec, 1, 16, *operands(group, net, 1, 37, 1, 13, torch.float32), torch.float16)
 

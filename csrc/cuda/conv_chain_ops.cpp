@@ -51,8 +51,9 @@ Tensor conv(const Tensor& f, const Tensor& phi, const Tensor& weight, std::vecto
   if (p.S != 1 && p.S != p.B) fail(op, ": phi: expected 1 or ", p.B, " sets of features, got ", p.S);
   if (phi.size(3) != p.granules) fail(op, ": phi: expected ", p.granules, " granules, got ", phi.size(3));
   check_tensor(op, "weight", weight, {p.O, p.C, kOctet * p.octets}, f.scalar_type());
-  for (const Tensor* t : {&f, &phi, &weight})
-    if (reinterpret_cast<uintptr_t>(t->const_data_ptr()) % 16) fail(op, ": expected memory on a 16-byte boundary");
+  check_aligned(op, "f", f);
+  check_aligned(op, "phi", phi);
+  check_aligned(op, "weight", weight);
   if (const char* reason = why_not_chain(p)) fail(op, ": ", reason);
   TorchMachine machine(f);
   Tensor out = torch::stable::new_empty(f, {p.B, p.O, p.Nu, p.out_height, p.out_width});
@@ -66,8 +67,7 @@ Tensor conv(const Tensor& f, const Tensor& phi, const Tensor& weight, std::vecto
 
 // Empty where a kernel takes the shape, else the reason.
 std::string why_not(int64_t vectors, int64_t octets, int64_t outputs, std::vector<int64_t> taps, std::vector<int64_t> geometry) {
-  const char* reason = why_not_chain(chain("cuda_why_not_chain", vectors, octets, outputs, taps, geometry));
-  return reason ? reason : "";
+  return reason_text(why_not_chain(chain("cuda_why_not_chain", vectors, octets, outputs, taps, geometry)));
 }
 
 }  // namespace

@@ -90,8 +90,7 @@ std::tuple<Tensor, Tensor, Tensor> relative_backward(const Tensor& grad, const T
 
 // Empty where kernels take the net, else the reason.
 std::string why_not(const std::string& net, int64_t bytes) {
-  const char* reason = why_not_net(parse_net("cuda_why_not_net", net), int(bytes));
-  return reason ? reason : "";
+  return reason_text(why_not_net(parse_net("cuda_why_not_net", net), int(bytes)));
 }
 
 std::string architectures() { return PGCONV_CUDA_ARCHITECTURES; }

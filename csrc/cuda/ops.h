@@ -21,6 +21,14 @@ inline void check_device(const char* op, const char* name, const Tensor& t, cons
     fail(op, ": ", name, ": expected a tensor on the device of the others");
 }
 
+// Kernels read 16 bytes at once.
+inline void check_aligned(const char* op, const char* name, const Tensor& t) {
+  if (reinterpret_cast<uintptr_t>(t.const_data_ptr()) % 16) fail(op, ": ", name, ": expected memory on a 16-byte boundary");
+}
+
+// Empty for no reason.
+inline std::string reason_text(const char* reason) { return reason ? reason : ""; }
+
 inline FeaturesCall make_call(const char* op, const Tensor& v, const Tensor& u, const Tensor& params, const std::string& group,
                        const std::string& chart, const std::string& part, const std::string& form,
                        const std::string& net) {

@@ -11,11 +11,6 @@ namespace {
 
 using namespace PGCONV_ISA;
 
-// Kernels read 16 bytes at once.
-void check_aligned(const char* op, const char* name, const Tensor& t) {
-  if (reinterpret_cast<uintptr_t>(t.const_data_ptr()) % 16) fail(op, ": ", name, ": expected memory on a 16-byte boundary");
-}
-
 int fields_of(int group, int orbit) {
   GroupInfo groups[kGroupCount];
   group_table(groups);
@@ -84,8 +79,7 @@ std::tuple<Tensor, Tensor, Tensor> gradient(const Tensor& grad, const Tensor& f,
 
 // Empty where kernels take the net, else the reason.
 std::string why_not(const std::string& net) {
-  const char* reason = why_not_moments(parse_net("cuda_why_not_moments", net));
-  return reason ? reason : "";
+  return reason_text(why_not_moments(parse_net("cuda_why_not_moments", net)));
 }
 
 std::string why_not_columns(const std::string& group, const std::string& net, int64_t columns) {
@@ -93,8 +87,7 @@ std::string why_not_columns(const std::string& group, const std::string& net, in
   GroupInfo groups[kGroupCount];
   group_table(groups);
   GroupName name = parse_group(op, groups, group);
-  const char* reason = why_not_gradient(parse_net(op, net), fields_of(name.group, name.orbit), columns);
-  return reason ? reason : "";
+  return reason_text(why_not_gradient(parse_net(op, net), fields_of(name.group, name.orbit), columns));
 }
 
 }  // namespace

@@ -13,15 +13,14 @@ from torch import Tensor
 
 from pgconv.backends import vendor_conv
 from pgconv.backends.cpp.library import ops
+from pgconv.backends.cuda.layout import OCTET, aligned, whole_octets
 from pgconv.spec import ConvGeometry, Facts
 
 HALVES = ("float16", "bfloat16")
 ORDERS = ("materialize", "aggregate")
 """The vendor's first: which of the two is faster has not been measured."""
-OCTET = 8
 MOST_OCTETS = 8
 MOST_TAPS = 128
-ALIGNMENT = 16
 
 
 def why_not(facts: Facts, order: str) -> str | None:
@@ -85,30 +84,21 @@ def _walk(geometry: ConvGeometry) -> tuple[int, ...]:
 
 @lru_cache(maxsize=1024)
 def _refusal(nv: int, hidden: int, outputs: int, taps: tuple[int, ...], walk: tuple[int, ...]) -> str | None:
-    return ops().cuda_why_not_chain(_up(nv) // OCTET, _octets(hidden), outputs, taps, walk) or None
+    return ops().cuda_why_not_chain(whole_octets(nv), _octets(hidden), outputs, taps, walk) or None
 
 
 def _chain(f: Tensor, phi: Tensor, weight: Tensor, taps: tuple[int, ...], walk: tuple[int, ...]) -> Tensor:
     octets = _octets(phi.shape[4])
     sets, nu, nv, count, hidden = phi.shape
-    more_v, more_h = _up(nv) - nv, OCTET * octets - hidden
-    window = _aligned(F.pad(f.permute(0, 1, 3, 4, 2), (0, more_v)))
-    features = F.pad(phi, (0, more_h, 0, 0, 0, more_v)).view(sets, nu, _up(nv) // OCTET, OCTET, count, octets, OCTET)
-    granules = count * (_up(nv) // OCTET)
+    more_v, more_h = OCTET * whole_octets(nv) - nv, OCTET * octets - hidden
+    window = aligned(F.pad(f.permute(0, 1, 3, 4, 2), (0, more_v)))
+    features = F.pad(phi, (0, more_h, 0, 0, 0, more_v)).view(sets, nu, whole_octets(nv), OCTET, count, octets, OCTET)
+    granules = count * (whole_octets(nv))
     features = features.permute(0, 1, 5, 4, 2, 6, 3).reshape(sets, nu, octets, granules, OCTET, OCTET)
-    features = _aligned(F.pad(features, (0, 0, 0, 0, 0, features.shape[3] % 2)))
-    return ops().conv_chain(window, features, _aligned(F.pad(weight, (0, more_h))), taps, walk)
-
-
-def _up(n: int) -> int:
-    return -(-n // OCTET) * OCTET
+    features = aligned(F.pad(features, (0, 0, 0, 0, 0, features.shape[3] % 2)))
+    return ops().conv_chain(window, features, aligned(F.pad(weight, (0, more_h))), taps, walk)
 
 
 def _octets(hidden: int) -> int:
     """Of features; a stage of the kernel holds a whole number of channels."""
     return 1 << max(0, (hidden - 1) // OCTET).bit_length()
-
-
-def _aligned(x: Tensor) -> Tensor:
-    x = x.contiguous()
-    return x if x.data_ptr() % ALIGNMENT == 0 else x.clone()

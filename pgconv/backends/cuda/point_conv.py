@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pgconv.backends.cpp.library import ops
+from pgconv.backends.cuda.layout import OCTET, aligned
 from pgconv.backends.lists import Lists
 from pgconv.backends.reference.pieces import pieces
 from pgconv.backends.reference.point_conv import point_conv as reference
@@ -42,10 +43,6 @@ MOST_INPUTS = {"float16": 1 << 14}
 """Sums over more inputs, and the factor that makes them means, leave the range of the type."""
 LARGEST_EXPONENT = 14
 """float16 ends at 2^16."""
-GRANULE = 8
-"""The kernel reads so many channels at once,"""
-ALIGNMENT = 16
-"""from addresses that are multiples of so many bytes."""
 
 
 def why_not(facts: Facts) -> str | None:
@@ -140,7 +137,7 @@ def _features(needs, grad: Tensor, operands: Operands, spec: FeatureSpec, depthw
             moments = F.pad(grad[:, rows], (0, padded.shape[2] - f.shape[2]))[:, :, None] * head
         else:
             moments = (grad[:, rows] @ head.flatten(1)).unflatten(2, head.shape[1:])
-        call = _aligned(moments), padded, v.contiguous(), u[:, rows].contiguous(), params.contiguous()
+        call = aligned(moments), padded, v.contiguous(), u[:, rows].contiguous(), params.contiguous()
         of_v, total_u[:, rows], of_params = ops().point_gradient(*call, *_text(spec))
         total_v += of_v
         total_params += of_params
@@ -183,12 +180,7 @@ def _moments(f: Tensor, v: Tensor, u: Tensor, params: Tensor, spec: FeatureSpec)
 
 def _padded(f: Tensor) -> Tensor:
     """Whole granules, at addresses the kernel can read them from."""
-    return _aligned(F.pad(f, (0, -f.shape[2] % GRANULE)))
-
-
-def _aligned(x: Tensor) -> Tensor:
-    x = x.contiguous()
-    return x if x.data_ptr() % ALIGNMENT == 0 else x.clone()
+    return aligned(F.pad(f, (0, -f.shape[2] % OCTET)))
 
 
 def _parts(f: Tensor) -> tuple[Tensor, Tensor]:
