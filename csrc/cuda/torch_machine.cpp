@@ -15,13 +15,13 @@ namespace pgconv {
 static void* current_stream(int32_t device) {
   void* stream = nullptr;
   if (aoti_torch_get_current_cuda_stream) {
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device, &stream));
+    if (aoti_torch_get_current_cuda_stream(device, &stream) != 0) fail("CUDA: torch tells no current stream");
   } else if (torch_stream_native_handle) {
     StreamHandle handle = nullptr;
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_stream(device, &handle));
+    if (aoti_torch_get_current_stream(device, &handle) != 0) fail("CUDA: torch tells no current stream");
     AOTITorchError error = torch_stream_native_handle(handle, &stream);
-    STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_delete_stream(handle));
-    STABLE_TORCH_ERROR_CODE_CHECK(error);
+    if (aoti_torch_delete_stream(handle) != 0) fail("CUDA: torch tells no current stream");
+    if (error != 0) fail("CUDA: torch tells no current stream");
   } else {
     fail("pgconv: this torch does not tell the current CUDA stream; use torch 2.10 or newer built with CUDA");
   }

@@ -19,9 +19,7 @@ def kernel(phi: torch.Tensor, weight: torch.Tensor, geometry: ConvGeometry) -> t
     k = geometry.kernel_size
     values = weight.reshape(1, o * c, h) @ phi.reshape(s * nu, nv * t, h).transpose(1, 2)
     values = values.reshape(s, nu, o, c, nv, t).transpose(1, 2)
-    if t < k * k:
-        values = F.pad(values, (0, 1)).index_select(-1, _scatter_index(geometry, phi.device))
-    return values.reshape(s, o, nu, c, nv, k, k)
+    return _window(values, geometry).reshape(s, o, nu, c, nv, k, k)
 
 
 def forward(f: torch.Tensor, phi: torch.Tensor, weight: torch.Tensor, geometry: ConvGeometry) -> torch.Tensor:
@@ -71,9 +69,7 @@ def backward(
         grad_f = grad_f.reshape(f.shape)
     grad_phi = grad_weight = None
     if needs[1] or needs[2]:
-        grad_kernel = grad_kernel.reshape(s, o, nu, c, nv, k * k)
-        if t < k * k:
-            grad_kernel = grad_kernel.index_select(-1, _tap_index(geometry, f.device))
+        grad_kernel = _taps(grad_kernel.reshape(s, o, nu, c, nv, k * k), geometry)
         grad_kernel = grad_kernel.transpose(1, 2).reshape(s * nu, o * c, nv * t)
         if needs[1]:
             grad_phi = (grad_kernel.transpose(1, 2) @ weight.reshape(1, o * c, h)).reshape(phi.shape)
@@ -88,14 +84,34 @@ def _groups(s: int, b: int) -> int:
     return s if s == b and b > 1 else 1
 
 
-def _tap_index(geometry: ConvGeometry, device: torch.device) -> torch.Tensor:
-    k, r = geometry.kernel_size, geometry.radius
-    return torch.tensor([(row + r) * k + col + r for row, col in geometry.taps()], device=device)
+# Slices rather than indices: an index tensor would have to be brought to the device at every call, for which the host waits and
+# which no CUDA graph can hold.
 
 
-def _scatter_index(geometry: ConvGeometry, device: torch.device) -> torch.Tensor:
-    """For each of the k*k positions the tap that fills it, or T (a zero column) outside the support."""
-    taps, r = geometry.taps(), geometry.radius
-    where = {tap: i for i, tap in enumerate(taps)}
-    span = range(-r, r + 1)
-    return torch.tensor([where.get((row, col), len(taps)) for row in span for col in span], device=device)
+def _runs(geometry: ConvGeometry) -> list[tuple[int, int]]:
+    """Where in the row-major window the taps of a row of the support begin and end: a row has no gaps."""
+    r, k = geometry.radius, geometry.kernel_size
+    rows: dict[int, list[int]] = {}
+    for row, column in geometry.taps():
+        rows.setdefault(row, []).append((row + r) * k + column + r)
+    return [(places[0], places[-1] + 1) for places in rows.values()]
+
+
+def _window(values: torch.Tensor, geometry: ConvGeometry) -> torch.Tensor:
+    """``[..,T] -> [..,k*k]``, zero outside the support."""
+    size = geometry.kernel_size**2
+    if values.shape[-1] == size:
+        return values
+    zeros = values.new_zeros(()).expand(*values.shape[:-1], size)
+    parts, at, tap = [], 0, 0
+    for begin, end in _runs(geometry):
+        parts += [zeros[..., at:begin], values[..., tap : tap + end - begin]]
+        at, tap = end, tap + end - begin
+    return torch.cat([*parts, zeros[..., at:]], -1)
+
+
+def _taps(window: torch.Tensor, geometry: ConvGeometry) -> torch.Tensor:
+    """``[..,k*k] -> [..,T]``."""
+    if window.shape[-1] == len(geometry.taps()):
+        return window
+    return torch.cat([window[..., begin:end] for begin, end in _runs(geometry)], -1)
