@@ -6,10 +6,10 @@ namespace pgconv {
 namespace PGCONV_ISA {
 namespace {
 
-// Pairs of granules of the disc in a 3 x 3 window with up to 8 samples: a number that the compiler knows.
-constexpr int kDiscSteps = 3;
+// Granules of the disc in a 3 x 3 window with up to 8 samples: a number that the compiler knows.
+constexpr int kDiscGranules = 5;
 
-bool disc(const ConvChain& p) { return p.octets == 1 && p.granules == 2 * kDiscSteps; }
+bool disc(const ConvChain& p) { return p.octets == 1 && p.real == kDiscGranules; }
 int outputs_of(const ConvChain& p) { return p.O > 64 ? 128 : 64; }
 
 // Rows of 16 pixels are stored in whole sectors; narrow images take squarer blocks.
@@ -23,8 +23,8 @@ void set_tiles(ConvChain& p) {
 
 template <class E>
 auto kernel_for(const ConvChain& p) {
-  if (outputs_of(p) == 128) return disc(p) ? conv_chain<E, 16, kDiscSteps> : conv_chain<E, 16, 0>;
-  return disc(p) ? conv_chain<E, 8, kDiscSteps> : conv_chain<E, 8, 0>;
+  if (outputs_of(p) == 128) return disc(p) ? conv_chain<E, 16, kDiscGranules> : conv_chain<E, 16, 0>;
+  return disc(p) ? conv_chain<E, 8, kDiscGranules> : conv_chain<E, 8, 0>;
 }
 
 }  // namespace
@@ -47,6 +47,7 @@ const char* set_taps(ConvChain& p, const int64_t* taps, int64_t count) {
 
 const char* why_not_chain(ConvChain p) {
   if (p.octets != 1 && p.octets != 2 && p.octets != 4 && p.octets != 8) return "the kernel takes up to 64 features";
+  if (int64_t(p.height) * p.width * p.vectors > INT32_MAX) return "the images are too large";
   if (p.stride_y > 16 || p.stride_x > 16 || p.reach_y > 256 || p.reach_x > 256 || p.vectors > 64)
     return "strides, windows or samples are too large for a block";
   set_tiles(p);

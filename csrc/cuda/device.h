@@ -31,6 +31,11 @@ namespace PGCONV_ISA {
 
 constexpr int kWarp = 32;
 
+// What a thread reads or writes at once.
+struct alignas(16) Granule {
+  uint32_t words[4];
+};
+
 #if defined(__CUDACC__)
 
 PGCONV_DEVICE int thread() { return threadIdx.x; }
@@ -106,6 +111,12 @@ struct Half {
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
   }
+  // The same with operands of half the depth: the first words.
+  PGCONV_DEVICE void multiply_add_half(float (&d)[4], const uint32_t (&a)[4], uint32_t b) {
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(b));
+  }
 };
 struct Bfloat16 {
   PGCONV_DEVICE uint32_t pack(float low, float high) {
@@ -120,6 +131,12 @@ struct Bfloat16 {
         "{%0, %1, %2, %3};"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  }
+  // The same with operands of half the depth: the first words.
+  PGCONV_DEVICE void multiply_add_half(float (&d)[4], const uint32_t (&a)[4], uint32_t b) {
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(b));
   }
 };
 
@@ -199,6 +216,9 @@ struct Half {
   PGCONV_DEVICE void multiply_add(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
     emulator::multiply_add(d, a, b0, b1, emulator::half_value);
   }
+  PGCONV_DEVICE void multiply_add_half(float (&d)[4], const uint32_t (&a)[4], uint32_t b) {
+    emulator::multiply_add(d, {a[0], a[1], 0, 0}, b, 0, emulator::half_value);
+  }
 };
 struct Bfloat16 {
   PGCONV_DEVICE uint32_t pack(float low, float high) {
@@ -207,6 +227,9 @@ struct Bfloat16 {
   PGCONV_DEVICE float value(uint32_t word, int k) { return emulator::bfloat16_value(uint16_t(word >> (16 * k))); }
   PGCONV_DEVICE void multiply_add(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
     emulator::multiply_add(d, a, b0, b1, emulator::bfloat16_value);
+  }
+  PGCONV_DEVICE void multiply_add_half(float (&d)[4], const uint32_t (&a)[4], uint32_t b) {
+    emulator::multiply_add(d, {a[0], a[1], 0, 0}, b, 0, emulator::bfloat16_value);
   }
 };
 
