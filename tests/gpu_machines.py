@@ -10,11 +10,14 @@ from pgconv.backends import native_features
 class Emulated:
     """Raw native functions by the emulator. ``seed`` decides the schedule of its threads."""
 
-    def __init__(self, module, seed=0):
-        self.module, self.seed = module, seed
+    def __init__(self, module, seed=0, capability=80):
+        self.module, self.seed, self.capability = module, seed, capability
 
     def with_seed(self, seed):
-        return Emulated(self.module, seed)
+        return Emulated(self.module, seed, self.capability)
+
+    def with_capability(self, capability):
+        return Emulated(self.module, self.seed, capability)
 
     def _call(self, name, *args):
         arrays = [np.ascontiguousarray(x.numpy()) if isinstance(x, torch.Tensor) else x for x in args]
@@ -48,7 +51,8 @@ class Emulated:
 
     def conv_chain(self, f, phi, weight, taps, geometry):
         bits = [x.contiguous().view(torch.int16).numpy().view(np.uint16) for x in (f, phi, weight)]
-        found = self.module.conv_chain(self.seed, *bits, f.dtype == torch.float16, list(taps), list(geometry))
+        walk = list(taps), list(geometry)
+        found = self.module.conv_chain(self.seed, *bits, f.dtype == torch.float16, *walk, self.capability)
         return torch.from_numpy(found.view(np.int16)).view(f.dtype)
 
     def why_not_chain(self, *sizes):

@@ -20,19 +20,29 @@ HALVES = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=[
 UNIT = {torch.float16: 2.0**-12, torch.bfloat16: 2.0**-9}
 
 
+CAPABILITIES = 80, 90
+"""Of GPUs whose kernels differ."""
+
+
 def operators(machine):
-    return SimpleNamespace(conv_chain=machine.conv_chain, cuda_why_not_chain=machine.why_not_chain)
+    return SimpleNamespace(
+        conv_chain=machine.conv_chain,
+        cuda_why_not_chain=machine.why_not_chain,
+        cuda_capability=lambda _: machine.capability,
+    )
 
 
-@pytest.fixture(params=MACHINES)
+@pytest.fixture(params=[(name, capability) for name in MACHINES for capability in CAPABILITIES], ids=lambda p: f"{p[0]}{p[1]}")
 def device(request, monkeypatch):
     """Device of the tensors, with operators that run on them."""
-    group_conv2d._refusal.cache_clear()
-    if request.param != "gpu":
-        native = operators(MACHINES[request.param])
-        monkeypatch.setattr(group_conv2d, "ops", lambda: native)
-    yield "cuda" if request.param == "gpu" else "cpu"
-    group_conv2d._refusal.cache_clear()
+    name, capability = request.param
+    if name == "gpu":
+        monkeypatch.setenv("PGCONV_CUDA_CAPABILITY", str(capability))
+        return "cuda"
+    native = operators(MACHINES[name].with_capability(capability))
+    monkeypatch.setattr(group_conv2d, "ops", lambda: native)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    return "cpu"
 
 
 def make(dtype, b=2, c=3, o=5, nv=2, nu=3, hidden=8, size=(9, 11), geometry=None, per_example=False):
@@ -103,6 +113,12 @@ def test_every_walk_over_the_pixels(device, kernel, support, stride, padding, di
     geometry = ConvGeometry.make("test", kernel, stride, padding, dilation, support)
     if min(geometry.out_size(9, 11)) < 1:
         pytest.skip("the kernel does not fit")
+    walk = *group_conv2d._walk(geometry), *geometry.out_size(9, 11)
+    reason = group_conv2d._refusal(2, 8, 5, group_conv2d._taps(geometry), walk)
+    if reason:
+        # Of these windows only the largest is too large, for GPUs of less shared memory.
+        assert "shared memory" in reason and (kernel, support, dilation) == (5, "square", 2)
+        return
     check(device, *make(torch.float16, geometry=geometry))
 
 
@@ -137,16 +153,18 @@ def test_nan_reaches_the_windows_it_is_in_and_no_others(device):
     assert sorted(map(tuple, spoiled)) == sorted((5 - row, 6 - col) for row, col in geometry.taps())
 
 
-def test_every_schedule_gives_the_same_bits():
-    machine = MACHINES.get("emulated")
-    if machine is None:
+@pytest.mark.parametrize("capability", CAPABILITIES)
+def test_every_schedule_gives_the_same_bits(capability):
+    if "emulated" not in MACHINES:
         pytest.skip("no emulator")
+    machine = MACHINES["emulated"].with_capability(capability)
     tensors, geometry = make(torch.bfloat16, c=17, nv=8, nu=8)
     results = []
     for seed in range(3):
         with pytest.MonkeyPatch.context() as patch:
             native = operators(machine.with_seed(seed))
             patch.setattr(group_conv2d, "ops", lambda native=native: native)
+            patch.setattr(torch.cuda, "current_device", lambda: 0)
             results.append(group_conv2d.forward("aggregate", *tensors, geometry))
     assert all(torch.equal(results[0], x) for x in results[1:])
 
@@ -164,7 +182,7 @@ def facts(dtype="float16", hidden=8, nv=8, kernel=3, out=32):
         (facts("float32"), "float16 or bfloat16"),
         (facts(hidden=65), "up to 64 features"),
         (facts(kernel=15), "up to 128 taps"),
-        (facts(kernel=7, hidden=32), "shared memory"),
+        (facts(kernel=11, hidden=64), "shared memory"),
         (facts(out=0), "does not fit the padded image"),
         (replace(facts(), dtypes=("float16", "float32", "float16")), "one dtype"),
     ],

@@ -21,10 +21,18 @@ void set_tiles(ConvChain& p) {
   p.o_blocks = ceil_div(p.O, outputs_of(p));
 }
 
-template <class E>
+template <class E, bool warpgroups>
 auto kernel_for(const ConvChain& p) {
-  if (outputs_of(p) == 128) return disc(p) ? conv_chain<E, 16, kDiscGranules> : conv_chain<E, 16, 0>;
-  return disc(p) ? conv_chain<E, 8, kDiscGranules> : conv_chain<E, 8, 0>;
+  if (outputs_of(p) == 128)
+    return disc(p) ? conv_chain<E, 16, kDiscGranules, warpgroups> : conv_chain<E, 16, 0, warpgroups>;
+  return disc(p) ? conv_chain<E, 8, kDiscGranules, warpgroups> : conv_chain<E, 8, 0, warpgroups>;
+}
+
+int shared_of(const ConvChain& p, bool warpgroups) { return ChainShared::of(p, outputs_of(p), warpgroups).size; }
+
+// Compute capability 9.0 has instructions of warpgroups, and more shared memory; what fits only the portable kernel takes that.
+bool by_warpgroups(const ConvChain& p, int capability) {
+  return capability == 90 && shared_of(p, true) <= kMostSharedBytes90;
 }
 
 }  // namespace
@@ -45,21 +53,25 @@ const char* set_taps(ConvChain& p, const int64_t* taps, int64_t count) {
   return nullptr;
 }
 
-const char* why_not_chain(ConvChain p) {
+const char* why_not_chain(ConvChain p, int capability) {
   if (p.octets != 1 && p.octets != 2 && p.octets != 4 && p.octets != 8) return "the kernel takes up to 64 features";
   if (int64_t(p.height) * p.width * p.vectors > INT32_MAX) return "the images are too large";
   if (p.stride_y > 16 || p.stride_x > 16 || p.reach_y > 256 || p.reach_x > 256 || p.vectors > 64)
     return "strides, windows or samples are too large for a block";
   set_tiles(p);
-  bool fits = ChainShared::of(p, outputs_of(p)).size <= kMostSharedBytes;
+  bool fits = by_warpgroups(p, capability) || shared_of(p, false) <= kMostSharedBytes;
   return fits ? nullptr : "window, features and samples do not fit a block's shared memory";
 }
 
 void conv_chain_of(Machine& machine, ConvChain p, HalfType type) {
   set_tiles(p);
-  int shared = ChainShared::of(p, outputs_of(p)).size;
-  Grid grid{p.B * p.tiles_y * p.tiles_x * p.u_blocks * p.o_blocks, kChainWarps * kWarp, shared};
-  launch(machine, type == kFloat16 ? kernel_for<Half>(p) : kernel_for<Bfloat16>(p), grid, p);
+  const bool warpgroups = by_warpgroups(p, machine.capability);
+  Grid grid{p.B * p.tiles_y * p.tiles_x * p.u_blocks * p.o_blocks, kChainThreads, shared_of(p, warpgroups)};
+  auto kernel = [&](auto e) {
+    using E = decltype(e);
+    return warpgroups ? kernel_for<E, true>(p) : kernel_for<E, false>(p);
+  };
+  launch(machine, type == kFloat16 ? kernel(Half()) : kernel(Bfloat16()), grid, p);
 }
 
 }  // namespace PGCONV_ISA

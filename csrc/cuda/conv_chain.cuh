@@ -21,6 +21,7 @@
 
 #include "conv_chain.h"
 #include "device.h"
+#include "warpgroup.h"
 
 namespace pgconv {
 namespace PGCONV_ISA {
@@ -38,9 +39,9 @@ PGCONV_DEVICE int turned(int row, int granule) { return row * kChainRow + (granu
 // Channels of a stage, and a block's shared memory in bytes from the beginning.
 struct ChainShared {
   int channels, halo_height, halo_width, plane;  // plane: granules
-  int offsets, sources, phi, head, stage, stage_size, buffers, size;
+  int offsets, sources, phi, head, stage, stage_size, buffers, ahead, size;
 
-  PGCONV_INLINE ChainShared of(const ConvChain& p, int outputs) {
+  PGCONV_INLINE ChainShared of(const ConvChain& p, int outputs, bool warpgroups) {
     ChainShared s;
     s.channels = kChainOctets / p.octets;
     s.halo_height = (kChainPixels / p.tile_width - 1) * p.stride_y + p.reach_y + 1;
@@ -49,11 +50,14 @@ struct ChainShared {
     s.offsets = 0;
     s.sources = s.offsets + p.granules * 4;
     s.phi = (s.sources + s.plane * 4 + 127) / 128 * 128;
-    s.stage = s.phi + kChainSamples * p.octets * p.granules * 128;
-    s.head = (s.channels * s.plane * 16 + 127) / 128 * 128;
+    s.stage = (s.phi + kChainSamples * p.octets * p.granules * 128 + 1023) / 1024 * 1024;
+    s.head = (s.channels * s.plane * 16 + 1023) / 1024 * 1024;
     s.stage_size = s.head + outputs * kChainRow;
-    // Three buffers where they fit: loads have the time of two stages.
-    s.buffers = s.stage + 3 * s.stage_size <= kMostSharedBytes ? 3 : 2;
+    // A buffer that is read, those on their way (two where they fit), and one that a warpgroup's products may still read.
+    const int most = warpgroups ? kMostSharedBytes90 : kMostSharedBytes;
+    s.buffers = 2 + warpgroups;
+    s.ahead = s.stage + (s.buffers + 1) * s.stage_size <= most ? 2 : 1;
+    s.buffers += s.ahead - 1;
     int loop = s.buffers * s.stage_size, results = outputs * kChainResult;
     s.size = s.stage + (loop > results ? loop : results);
     return s;
@@ -150,11 +154,10 @@ PGCONV_DEVICE void store_results(const ConvChain& p, const float (&sums)[U][N][4
   }
 }
 
-// N tiles of 8 outputs; `granules` of one octet of features, whose phi then stays in registers, or 0: any number of both.
-template <class E, int N, int granules>
-PGCONV_KERNEL(kChainThreads) conv_chain(const ConvChain p) {
+template <class E, int N, int granules, bool warpgroups>
+PGCONV_DEVICE void chain_block(const ConvChain& p) {
   constexpr int U = 2, outputs = 8 * N;
-  const auto shared = ChainShared::of(p, outputs);
+  const auto shared = ChainShared::of(p, outputs, warpgroups);
   unsigned char* memory = shared_memory<unsigned char>();
   const int warp_row = warp() % 2, own_u = warp() / 2 * U;
 
@@ -256,16 +259,19 @@ PGCONV_KERNEL(kChainThreads) conv_chain(const ConvChain p) {
   if constexpr (granules == 0)
     while (1 << octet_bits < p.octets) ++octet_bits;
   float sums[U][N][4] = {};
-  for (int k = 0; k + 1 < shared.buffers; ++k) load_stage(k * shared.channels, k);
-  int buffer = 0, next = shared.buffers - 1;
+  // Of this and the last two octets: a warpgroup's products still read those.
+  uint32_t left[2][U][4];
+  for (int k = 0; k < shared.ahead; ++k) load_stage(k * shared.channels, k);
+  int buffer = 0, next = shared.ahead;
   for (int64_t c0 = 0; c0 < p.C; c0 += shared.channels) {
-    if (shared.buffers == 3)
+    if (shared.ahead == 2)
       wait_copies<1>();
     else
       wait_copies<0>();
-    // All have the stage, and none reads the one before any more, whose place the next takes.
+    if constexpr (warpgroups) fence_shared();
+    // All have the stage, and none reads the one whose place the next takes.
     sync_block();
-    load_stage(c0 + (shared.buffers - 1) * shared.channels, next);
+    load_stage(c0 + shared.ahead * shared.channels, next);
     const unsigned char* stage = stages + buffer * shared.stage_size;
     PGCONV_UNROLL
     for (int q = 0; q < kChainOctets / 2; ++q) {
@@ -275,31 +281,51 @@ PGCONV_KERNEL(kChainThreads) conv_chain(const ConvChain p) {
         const int channel = (2 * q + k) >> octet_bits;
         multiply_window(stage + channel * shared.plane * 16, (2 * q + k) - (channel << octet_bits), moments[k]);
       }
-      uint32_t left[U][4];
+      auto& own = left[q % 2];
       PGCONV_UNROLL
       for (int u = 0; u < U; ++u)
         PGCONV_UNROLL
         for (int k = 0; k < 2; ++k) {
-          left[u][2 * k] = E::pack(moments[k][u][0], moments[k][u][1]);
-          left[u][2 * k + 1] = E::pack(moments[k][u][2], moments[k][u][3]);
+          own[u][2 * k] = E::pack(moments[k][u][0], moments[k][u][1]);
+          own[u][2 * k + 1] = E::pack(moments[k][u][2], moments[k][u][3]);
         }
-      const unsigned char* head = stage + shared.head + (own_head ^ 32 * q);
-      PGCONV_UNROLL
-      for (int n = 0; n < N / 2; ++n) {
-        uint32_t w[4];
-        load_matrices(w, head + 16 * n * kChainRow);
+      if constexpr (warpgroups) {
+        warpgroup_begin();
         PGCONV_UNROLL
-        for (int u = 0; u < U; ++u) {
-          E::multiply_add(sums[u][2 * n], left[u], w[0], w[1]);
-          E::multiply_add(sums[u][2 * n + 1], left[u], w[2], w[3]);
+        for (int u = 0; u < U; ++u) warpgroup_multiply_add<E>(sums[u], own[u], stage + shared.head, 32 * q);
+        warpgroup_commit();
+        warpgroup_wait<1>();
+      } else {
+        const unsigned char* head = stage + shared.head + (own_head ^ 32 * q);
+        PGCONV_UNROLL
+        for (int n = 0; n < N / 2; ++n) {
+          uint32_t w[4];
+          load_matrices(w, head + 16 * n * kChainRow);
+          PGCONV_UNROLL
+          for (int u = 0; u < U; ++u) {
+            E::multiply_add(sums[u][2 * n], own[u], w[0], w[1]);
+            E::multiply_add(sums[u][2 * n + 1], own[u], w[2], w[3]);
+          }
         }
       }
     }
     buffer = buffer + 1 == shared.buffers ? 0 : buffer + 1;
     next = next + 1 == shared.buffers ? 0 : next + 1;
   }
+  if constexpr (warpgroups) {
+    warpgroup_wait<0>();
+    PGCONV_UNROLL
+    for (int u = 0; u < U; ++u) hold_sums(sums[u]);
+  }
   sync_block();
   store_results<E, N>(p, sums, stages, o0, u0, b, y0, x0);
+}
+
+// N tiles of 8 outputs; `granules` of one octet of features, whose phi then stays in registers, or 0: any number of both. The second
+// product by instructions of a warp or of a warpgroup.
+template <class E, int N, int granules, bool warpgroups>
+PGCONV_KERNEL(kChainThreads) conv_chain(const ConvChain p) {
+  if constexpr (!warpgroups || kWarpgroups) chain_block<E, N, granules, warpgroups>(p);
 }
 
 }  // namespace PGCONV_ISA

@@ -32,8 +32,8 @@ struct ConvChain {
 
 // Sizes and taps, checked: null, or what is wrong with them. taps [count, 2]; geometry: stride, pad, output size.
 const char* set_taps(ConvChain& p, const int64_t* taps, int64_t count);
-// Why no kernel takes the shape, or null.
-const char* why_not_chain(ConvChain p);
+// Why no kernel takes the shape on a GPU of that compute capability, times ten; or null.
+const char* why_not_chain(ConvChain p, int capability);
 void conv_chain_of(Machine& machine, ConvChain p, HalfType type);
 
 }  // namespace PGCONV_ISA

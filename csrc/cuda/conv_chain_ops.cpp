@@ -54,8 +54,8 @@ Tensor conv(const Tensor& f, const Tensor& phi, const Tensor& weight, std::vecto
   check_aligned(op, "f", f);
   check_aligned(op, "phi", phi);
   check_aligned(op, "weight", weight);
-  if (const char* reason = why_not_chain(p)) fail(op, ": ", reason);
   TorchMachine machine(f);
+  if (const char* reason = why_not_chain(p, machine.capability)) fail(op, ": ", reason);
   Tensor out = torch::stable::new_empty(f, {p.B, p.O, p.Nu, p.out_height, p.out_width});
   p.f = data<uint16_t>(f);
   p.phi = data<uint16_t>(phi);
@@ -65,9 +65,10 @@ Tensor conv(const Tensor& f, const Tensor& phi, const Tensor& weight, std::vecto
   return out;
 }
 
-// Empty where a kernel takes the shape, else the reason.
-std::string why_not(int64_t vectors, int64_t octets, int64_t outputs, std::vector<int64_t> taps, std::vector<int64_t> geometry) {
-  return reason_text(why_not_chain(chain("cuda_why_not_chain", vectors, octets, outputs, taps, geometry)));
+// Empty where a kernel takes the shape on a GPU of that compute capability, times ten; else the reason.
+std::string why_not(int64_t vectors, int64_t octets, int64_t outputs, std::vector<int64_t> taps, std::vector<int64_t> geometry,
+                    int64_t capability) {
+  return reason_text(why_not_chain(chain("cuda_why_not_chain", vectors, octets, outputs, taps, geometry), int(capability)));
 }
 
 }  // namespace
@@ -78,7 +79,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(pgconv_C, m) {
   // [O, C, 8 octets], all float16 or bfloat16, see csrc/cuda/conv_chain.h. taps: rows and columns, counted from the window's first;
   // geometry: stride, padding, output size, a pair each.
   m.def("conv_chain(Tensor f, Tensor phi, Tensor weight, int[] taps, int[] geometry) -> Tensor");
-  m.def("cuda_why_not_chain(int vectors, int octets, int outputs, int[] taps, int[] geometry) -> str");
+  m.def("cuda_why_not_chain(int vectors, int octets, int outputs, int[] taps, int[] geometry, int capability) -> str");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(pgconv_C, CUDA, m) { m.impl("conv_chain", TORCH_BOX(&pgconv::conv)); }

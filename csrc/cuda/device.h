@@ -97,6 +97,7 @@ PGCONV_DEVICE uint32_t transposed_matrix(uint32_t matrix) {
 }
 
 struct Half {
+  static constexpr bool wide = false;  // of range
   PGCONV_DEVICE uint32_t pack(float low, float high) {
     uint32_t word;
     asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
@@ -119,6 +120,7 @@ struct Half {
   }
 };
 struct Bfloat16 {
+  static constexpr bool wide = true;
   PGCONV_DEVICE uint32_t pack(float low, float high) {
     uint32_t word;
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
@@ -209,6 +211,7 @@ PGCONV_DEVICE void load_matrices_transposed(uint32_t (&to)[4], const void* row) 
 PGCONV_DEVICE uint32_t transposed_matrix(uint32_t matrix) { return emulator::transposed_matrix(matrix); }
 
 struct Half {
+  static constexpr bool wide = false;  // of range
   PGCONV_DEVICE uint32_t pack(float low, float high) {
     return emulator::half_bits(low) | uint32_t(emulator::half_bits(high)) << 16;
   }
@@ -221,6 +224,7 @@ struct Half {
   }
 };
 struct Bfloat16 {
+  static constexpr bool wide = true;
   PGCONV_DEVICE uint32_t pack(float low, float high) {
     return emulator::bfloat16_bits(low) | uint32_t(emulator::bfloat16_bits(high)) << 16;
   }

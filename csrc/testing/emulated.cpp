@@ -133,14 +133,16 @@ static ConvChain chain_of(int64_t vectors, int64_t octets, int64_t O, const std:
 
 // All by their bits: f [B, C, H, W, 8 vectors], phi [S, Nu, octets, granules, 8, 8], weight [O, C, 8 octets].
 static Array<uint16_t> convolution(unsigned seed, Array<uint16_t> f, Array<uint16_t> phi, Array<uint16_t> weight, bool half,
-                                   const std::vector<int64_t>& taps, const std::vector<int>& geometry) {
+                                   const std::vector<int64_t>& taps, const std::vector<int>& geometry, int capability) {
   Host host(seed);
+  host.capability = capability;
   ConvChain p = chain_of(f.shape(4) / 8, phi.shape(2), weight.shape(0), taps, geometry);
   if (phi.shape(3) != p.granules) throw std::invalid_argument("granules");
   p.B = f.shape(0), p.C = f.shape(1), p.height = int(f.shape(2)), p.width = int(f.shape(3));
   p.S = phi.shape(0), p.Nu = phi.shape(1);
   Array<uint16_t> out({p.B, p.O, p.Nu, int64_t(p.out_height), int64_t(p.out_width)});
   p.f = f.data(), p.phi = phi.data(), p.weight = weight.data(), p.out = out.mutable_data();
+  if (const char* reason = why_not_chain(p, capability)) throw std::invalid_argument(reason);
   conv_chain_of(host, p, half ? kFloat16 : kBfloat16Type);
   return out;
 }
@@ -175,10 +177,10 @@ PYBIND11_MODULE(_emulated, m) {
     return std::string(reason ? reason : "");
   });
   m.def("conv_chain", &convolution, py::arg("seed"), py::arg("f").noconvert(), py::arg("phi").noconvert(),
-        py::arg("weight").noconvert(), py::arg("half"), py::arg("taps"), py::arg("geometry"));
+        py::arg("weight").noconvert(), py::arg("half"), py::arg("taps"), py::arg("geometry"), py::arg("capability"));
   m.def("why_not_chain", [](int64_t vectors, int64_t octets, int64_t outputs, const std::vector<int64_t>& taps,
-                            const std::vector<int>& geometry) {
-    const char* reason = why_not_chain(chain_of(vectors, octets, outputs, taps, geometry));
+                            const std::vector<int>& geometry, int capability) {
+    const char* reason = why_not_chain(chain_of(vectors, octets, outputs, taps, geometry), capability);
     return std::string(reason ? reason : "");
   });
   m.def("why_not_moments", [](const std::string& text) {

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -82,9 +83,14 @@ def _walk(geometry: ConvGeometry) -> tuple[int, ...]:
     return *geometry.stride, *geometry.padding
 
 
-@lru_cache(maxsize=1024)
 def _refusal(nv: int, hidden: int, outputs: int, taps: tuple[int, ...], walk: tuple[int, ...]) -> str | None:
-    return ops().cuda_why_not_chain(whole_octets(nv), _octets(hidden), outputs, taps, walk) or None
+    capability = ops().cuda_capability(torch.cuda.current_device())
+    return _refusal_on(whole_octets(nv), _octets(hidden), outputs, taps, walk, capability)
+
+
+@lru_cache(maxsize=1024)
+def _refusal_on(*sizes) -> str | None:
+    return ops().cuda_why_not_chain(*sizes) or None
 
 
 def _chain(f: Tensor, phi: Tensor, weight: Tensor, taps: tuple[int, ...], walk: tuple[int, ...]) -> Tensor:
