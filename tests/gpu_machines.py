@@ -55,6 +55,10 @@ class Emulated:
         found = self.module.conv_chain(self.seed, *bits, f.dtype == torch.float16, *walk, self.capability)
         return torch.from_numpy(found.view(np.int16)).view(f.dtype)
 
+    def group_last(self, f):
+        found = self.module.group_last(self.seed, f.contiguous().view(torch.int16).numpy().view(np.uint16))
+        return torch.from_numpy(found.view(np.int16)).view(f.dtype)
+
     def why_not_chain(self, *sizes):
         return self.module.why_not_chain(*(list(x) if isinstance(x, tuple) else x for x in sizes))
 

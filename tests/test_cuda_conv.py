@@ -27,6 +27,7 @@ CAPABILITIES = 80, 90
 def operators(machine):
     return SimpleNamespace(
         conv_chain=machine.conv_chain,
+        group_last=machine.group_last,
         cuda_why_not_chain=machine.why_not_chain,
         cuda_capability=lambda _: machine.capability,
     )
@@ -75,6 +76,16 @@ def check(device, tensors, geometry):
     found = group_conv2d.backward("aggregate", grad.to(device), *on, geometry, (True, False, False))
     assert found[1] is None and found[2] is None
     assert_close(found[0], exact[0], rounded[0], dtype)
+
+
+@pytest.mark.parametrize("samples", [1, 7, 8, 9, 24])
+@pytest.mark.parametrize("size", [(1, 1), (3, 43), (16, 8), (5, 64), (0, 3)])
+def test_samples_last(device, samples, size):
+    f = torch.randn(2, 3, samples, *size, generator=torch.Generator().manual_seed(0)).half()
+    want = torch.nn.functional.pad(f.permute(0, 1, 3, 4, 2), (0, -samples % 8))
+    # At an address that rows cannot be read from in one piece, too.
+    for on in (f.to(device), torch.nn.functional.pad(f.flatten().to(device), (1, 0))[1:].view(f.shape)):
+        assert torch.equal(group_conv2d.ops().group_last(on).cpu(), want)
 
 
 @HALVES

@@ -6,26 +6,33 @@ namespace pgconv {
 namespace PGCONV_ISA {
 namespace {
 
-// Granules of the disc in a 3 x 3 window with up to 8 samples: a number that the compiler knows.
-constexpr int kDiscGranules = 5;
+// Granules of the disc in a 3 x 3 window with up to 8 and up to 16 samples: numbers that the compiler knows.
+constexpr int kDisc = 5, kDisc16 = 10;
 
-bool disc(const ConvChain& p) { return p.octets == 1 && p.real == kDiscGranules; }
-int outputs_of(const ConvChain& p) { return p.O > 64 ? 128 : 64; }
+int outputs_of(const ConvChain& p) { return p.O > 64 ? kMostOutputs : kMostOutputs / 2; }
 
 // Rows of 16 pixels are stored in whole sectors; narrow images take squarer blocks.
 void set_tiles(ConvChain& p) {
   p.tile_width = p.out_width > 8 ? 16 : 8;
-  p.tiles_x = ceil_div(p.out_width, p.tile_width);
-  p.tiles_y = ceil_div(p.out_height, kChainPixels / p.tile_width);
-  p.u_blocks = ceil_div(p.Nu, kChainSamples);
-  p.o_blocks = ceil_div(p.O, outputs_of(p));
+  p.tiles_x = int(ceil_div(p.out_width, p.tile_width));
+  p.tiles_y = int(ceil_div(p.out_height, kChainPixels / p.tile_width));
+  p.u_blocks = int(ceil_div(p.Nu, kChainSamples));
+  p.o_blocks = int(ceil_div(p.O, outputs_of(p)));
+}
+
+template <class E, int N, bool warpgroups>
+auto kernel_of_width(const ConvChain& p) {
+  if (p.octets == 1 && p.real == kDisc) return conv_chain<E, N, kDisc, warpgroups>;
+  // A warp's instructions leave no registers for more beside the sums of all outputs.
+  if constexpr (warpgroups || N < kMostOutputs / 8)
+    if (p.octets == 1 && p.real == kDisc16) return conv_chain<E, N, kDisc16, warpgroups>;
+  return conv_chain<E, N, 0, warpgroups>;
 }
 
 template <class E, bool warpgroups>
 auto kernel_for(const ConvChain& p) {
-  if (outputs_of(p) == 128)
-    return disc(p) ? conv_chain<E, 16, kDiscGranules, warpgroups> : conv_chain<E, 16, 0, warpgroups>;
-  return disc(p) ? conv_chain<E, 8, kDiscGranules, warpgroups> : conv_chain<E, 8, 0, warpgroups>;
+  return outputs_of(p) == kMostOutputs ? kernel_of_width<E, kMostOutputs / 8, warpgroups>(p)
+                                       : kernel_of_width<E, kMostOutputs / 16, warpgroups>(p);
 }
 
 int shared_of(const ConvChain& p, bool warpgroups) { return ChainShared::of(p, outputs_of(p), warpgroups).size; }
@@ -66,7 +73,7 @@ const char* why_not_chain(ConvChain p, int capability) {
 void conv_chain_of(Machine& machine, ConvChain p, HalfType type) {
   set_tiles(p);
   const bool warpgroups = by_warpgroups(p, machine.capability);
-  Grid grid{p.B * p.tiles_y * p.tiles_x * p.u_blocks * p.o_blocks, kChainThreads, shared_of(p, warpgroups)};
+  Grid grid{p.B * p.tiles_y * p.tiles_x * int64_t(p.u_blocks) * p.o_blocks, kChainThreads, shared_of(p, warpgroups)};
   auto kernel = [&](auto e) {
     using E = decltype(e);
     return warpgroups ? kernel_for<E, true>(p) : kernel_for<E, false>(p);

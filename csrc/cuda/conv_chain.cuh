@@ -11,8 +11,7 @@
 // lies as [octet of h][granule][8 h][8 v], so that a lane's word is the one with its own number.
 //
 // A block owns 32 pixels of an image, 8 samples u and 8 N outputs o; a warp 16 of the pixels and 2 of the samples. It walks over the
-// channels, 8 octets of (channel, feature) at a time: window planes with their halo, and the head's columns. Addresses are advanced,
-// not computed: an integer division for each granule would take more instructions than the products.
+// channels, 8 octets of (channel, feature) at a time: window planes with their halo, and the head's columns.
 //
 // Per pixel, sample, and octet: 16 V T FLOPs (V, T padded), then 16 O. A warp's instructions for two octets: 4 G + 2 N of products
 // (G granules, rounded up to pairs), G + N / 2 loads of matrices, 8 of rounding. The adjoint for the window's gradient has the same
@@ -31,6 +30,7 @@ constexpr int kChainPixels = 32, kChainSamples = 8;  // of a block
 constexpr int kChainOctets = 8;                      // of a stage
 constexpr int kChainRow = 16 * kChainOctets;         // bytes of a row of the head in shared memory
 constexpr int kChainThreads = kChainWarps * kWarp;
+constexpr int kMostOutputs = 128;
 constexpr int kChainResult = 2 * kChainPixels * kChainSamples + 16;  // bytes of an output's results in shared memory
 
 // Rows of 128 bytes begin in the same bank; so the place of their granules is turned by the row's number.
@@ -64,58 +64,78 @@ struct ChainShared {
   }
 };
 
-// A thread's part of the copies of a stage: granules `threads` apart of window planes, and of rows of the head.
-struct ChainCopies {
-  // Window: of its first granule the place in a plane and the channel, and where the channel begins.
-  int place, channel, place_step, channel_step;
-  const uint16_t* window;
-  int64_t plane, window_step;
-  // Head: a row every `threads` / 8.
-  int granule, head_to;
-  int64_t row;
-  const uint16_t* head;
-  int64_t head_step;
+constexpr int kHeldCopies = 3;
 
-  PGCONV_DEVICE ChainCopies of(const ConvChain& p, const ChainShared& shared, int64_t b, int64_t o0) {
+// A thread's part of the copies of a stage: granules kChainThreads apart of window planes, and of rows of the head. Addresses are
+// advanced or held in registers: a division for each granule would take longer than the products.
+struct ChainCopies {
+  const uint16_t *window, *head;  // of channel 0; head: of the thread's first row
+  int64_t plane;                  // numbers
+  int held[kHeldCopies];          // where its granules of a stage come from, -1: from nowhere
+  int granule, row, rows, head_to;
+  int64_t head_step;
+  bool few;                       // so few that they can be held; only where registers are left they are
+
+  PGCONV_DEVICE ChainCopies of(const ConvChain& p, const ChainShared& shared, const int* sources, int64_t b, int64_t o0) {
     ChainCopies c;
-    c.place = thread() % shared.plane, c.channel = thread() / shared.plane;
-    c.place_step = kChainThreads % shared.plane, c.channel_step = kChainThreads / shared.plane;
-    c.plane = int64_t(p.height) * p.width * p.vectors * 8;
-    c.window = p.f + (b * p.C + c.channel) * c.plane;
-    c.window_step = c.channel_step * c.plane;
+    const int image = p.height * p.width * p.vectors;
+    c.plane = int64_t(image) * 8;
+    c.window = p.f + b * p.C * c.plane;
+    c.few = shared.channels * shared.plane <= kHeldCopies * kChainThreads && image <= INT32_MAX / kChainOctets;
+    PGCONV_UNROLL
+    for (int i = 0; i < kHeldCopies; ++i) {
+      const int k = thread() + i * kChainThreads, channel = k / shared.plane, source = sources[k - channel * shared.plane];
+      c.held[i] = c.few && source >= 0 ? channel * image + source : -1;
+    }
     c.granule = thread() % kChainOctets;
-    c.row = o0 + thread() / kChainOctets;
-    c.head_to = shared.head + turned(thread() / kChainOctets, c.granule);
-    c.head = p.weight + (c.row * p.C * p.octets + c.granule) * 8;
+    c.row = thread() / kChainOctets;
+    c.rows = int(p.O - o0 < kMostOutputs ? p.O - o0 : kMostOutputs);
+    c.head_to = shared.head + turned(c.row, c.granule);
+    c.head = p.weight + ((o0 + c.row) * p.C * p.octets + c.granule) * 8;
     c.head_step = int64_t(kChainThreads / kChainOctets) * p.C * p.octets * 8;
     return c;
   }
 };
 
 // The stage of channels from c0 on.
+template <int outputs, bool hold>
 PGCONV_DEVICE void load_chain_stage(const ConvChain& p, const ChainShared& shared, const ChainCopies& own, const int* sources,
-                                    unsigned char* stage, int64_t c0, int outputs) {
-  const int left = int(p.C - c0 < shared.channels ? p.C - c0 : shared.channels);
+                                    unsigned char* stage, int64_t c0) {
+  const int left = int(p.C - c0 < shared.channels ? p.C - c0 : shared.channels), count = shared.channels * shared.plane;
   const uint16_t* from = own.window + c0 * own.plane;
-  int place = own.place, channel = own.channel;
-  // Unrolled, the addresses under way would take the registers that sums need.
-  PGCONV_ROLLED
-  for (int k = thread(); k < shared.channels * shared.plane; k += kChainThreads) {
-    const int source = sources[place];
-    const bool valid = source >= 0 && channel < left;
-    copy_async<16>(stage + k * 16, valid ? from + int64_t(source) * 8 : p.f, valid);
-    place += own.place_step, channel += own.channel_step, from += own.window_step;
-    if (place >= shared.plane) place -= shared.plane, ++channel, from += own.plane;
+  if (hold && own.few && left == shared.channels) {
+    PGCONV_UNROLL
+    for (int i = 0; i < kHeldCopies; ++i) {
+      const int k = thread() + i * kChainThreads;
+      const bool valid = own.held[i] >= 0;
+      if (k < count) copy_async<16>(stage + k * 16, valid ? from + int64_t(own.held[i]) * 8 : p.f, valid);
+    }
+  } else {
+    int channel = thread() / shared.plane, place = thread() - channel * shared.plane;
+    const int channels = kChainThreads / shared.plane, places = kChainThreads - channels * shared.plane;
+    PGCONV_ROLLED
+    for (int k = thread(); k < count; k += kChainThreads) {
+      const int source = sources[place];
+      const bool valid = source >= 0 && channel < left;
+      copy_async<16>(stage + k * 16, valid ? from + channel * own.plane + int64_t(source) * 8 : p.f, valid);
+      place += places, channel += channels;
+      if (place >= shared.plane) place -= shared.plane, ++channel;
+    }
   }
   from = own.head + c0 * p.octets * 8;
   const bool inside = own.granule < left * p.octets;
   constexpr int rows = kChainThreads / kChainOctets;
-  int64_t o = own.row;
-  PGCONV_ROLLED
-  for (int to = own.head_to; to < shared.head + outputs * kChainRow; to += rows * kChainRow) {
-    const bool valid = inside && o < p.O;
-    copy_async<16>(stage + to, valid ? from : p.weight, valid);
-    o += rows, from += own.head_step;
+  auto copy_row = [&](int i) {
+    const bool valid = inside && own.row + i * rows < own.rows;
+    copy_async<16>(stage + own.head_to + i * rows * kChainRow, valid ? from : p.weight, valid);
+    from += own.head_step;
+  };
+  if constexpr (hold) {
+    PGCONV_UNROLL
+    for (int i = 0; i < outputs / rows; ++i) copy_row(i);
+  } else {
+    PGCONV_ROLLED
+    for (int i = 0; i < outputs / rows; ++i) copy_row(i);
   }
 }
 
@@ -154,23 +174,30 @@ PGCONV_DEVICE void store_results(const ConvChain& p, const float (&sums)[U][N][4
   }
 }
 
-template <class E, int N, int granules, bool warpgroups>
+// Whether features find room in the registers beside the sums of N tiles of outputs; where not, they are read from shared memory.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+constexpr bool registers_left(int N) { return N <= 8; }
+#else
+constexpr bool registers_left(int) { return true; }
+#endif
+
+template <class E, int N, int known, bool warpgroups>
 PGCONV_DEVICE void chain_block(const ConvChain& p) {
-  constexpr int U = 2, outputs = 8 * N;
+  constexpr int U = 2, outputs = 8 * N, granules = registers_left(N) ? known : 0;
   const auto shared = ChainShared::of(p, outputs, warpgroups);
   unsigned char* memory = shared_memory<unsigned char>();
   const int warp_row = warp() % 2, own_u = warp() / 2 * U;
 
   // Consecutive blocks share the window: outputs first.
-  int64_t at = block();
-  const int64_t o0 = at % p.o_blocks * outputs;
-  at /= p.o_blocks;
-  const int64_t u0 = at % p.u_blocks * kChainSamples;
-  at /= p.u_blocks;
-  const int x0 = int(at % p.tiles_x) * p.tile_width;
-  at /= p.tiles_x;
-  const int y0 = int(at % p.tiles_y) * (kChainPixels / p.tile_width);
-  const int64_t b = at / p.tiles_y, s = p.S > 1 ? b : 0;
+  unsigned at = unsigned(block());
+  auto next_of = [&at](int count) {
+    const unsigned whole = at / unsigned(count), rest = at - whole * unsigned(count);
+    at = whole;
+    return int(rest);
+  };
+  const int64_t o0 = next_of(p.o_blocks) * int64_t(outputs), u0 = next_of(p.u_blocks) * int64_t(kChainSamples);
+  const int x0 = next_of(p.tiles_x) * p.tile_width, y0 = next_of(p.tiles_y) * (kChainPixels / p.tile_width);
+  const int64_t b = at, s = p.S > 1 ? b : 0;
 
   // Where a granule's tap lies in a plane. One more where their number was odd: that of the last again, so that nothing else is
   // read; its features are 0.
@@ -204,10 +231,10 @@ PGCONV_DEVICE void chain_block(const ConvChain& p) {
     }
   }
   sync_block();
-  const auto copies = ChainCopies::of(p, shared, b, o0);
+  const auto copies = ChainCopies::of(p, shared, sources, b, o0);
   unsigned char* const stages = memory + shared.stage;
   auto load_stage = [&](int64_t c0, int buffer) {
-    if (c0 < p.C) load_chain_stage(p, shared, copies, sources, stages + buffer * shared.stage_size, c0, outputs);
+    if (c0 < p.C) load_chain_stage<outputs, warpgroups>(p, shared, copies, sources, stages + buffer * shared.stage_size, c0);
     commit_copies();
   };
 

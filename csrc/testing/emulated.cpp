@@ -4,6 +4,7 @@
 #include "../cuda/conv_chain.h"
 #include "../cuda/elements.h"
 #include "../cuda/features.h"
+#include "../cuda/group_last.h"
 #include "../cuda/point_conv.h"
 #include "names.h"
 #include "planted.cuh"
@@ -147,6 +148,16 @@ static Array<uint16_t> convolution(unsigned seed, Array<uint16_t> f, Array<uint1
   return out;
 }
 
+// By its bits: f [B, C, N, H, W].
+static Array<uint16_t> samples_last(unsigned seed, Array<uint16_t> f) {
+  Host host(seed);
+  int64_t vectors = (f.shape(2) + 7) / 8;
+  Array<uint16_t> out({int64_t(f.shape(0)), int64_t(f.shape(1)), int64_t(f.shape(3)), int64_t(f.shape(4)), 8 * vectors});
+  group_last_of(host, {f.shape(0) * f.shape(1), f.shape(3) * f.shape(4), int(f.shape(2)), int(vectors), f.data(),
+                       out.mutable_data()});
+  return out;
+}
+
 template <class T>
 static void define(py::module_& m) {
   auto array = [](const char* name) { return py::arg(name).noconvert(); };
@@ -178,6 +189,7 @@ PYBIND11_MODULE(_emulated, m) {
   });
   m.def("conv_chain", &convolution, py::arg("seed"), py::arg("f").noconvert(), py::arg("phi").noconvert(),
         py::arg("weight").noconvert(), py::arg("half"), py::arg("taps"), py::arg("geometry"), py::arg("capability"));
+  m.def("group_last", &samples_last, py::arg("seed"), py::arg("f").noconvert());
   m.def("why_not_chain", [](int64_t vectors, int64_t octets, int64_t outputs, const std::vector<int64_t>& taps,
                             const std::vector<int>& geometry, int capability) {
     const char* reason = why_not_chain(chain_of(vectors, octets, outputs, taps, geometry), capability);

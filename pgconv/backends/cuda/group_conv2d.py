@@ -97,7 +97,8 @@ def _chain(f: Tensor, phi: Tensor, weight: Tensor, taps: tuple[int, ...], walk: 
     octets = _octets(phi.shape[4])
     sets, nu, nv, count, hidden = phi.shape
     more_v, more_h = OCTET * whole_octets(nv) - nv, OCTET * octets - hidden
-    window = aligned(F.pad(f.permute(0, 1, 3, 4, 2), (0, more_v)))
+    window = f.permute(0, 1, 3, 4, 2)
+    window = aligned(window) if window.is_contiguous() and not more_v else ops().group_last(f.contiguous())
     features = F.pad(phi, (0, more_h, 0, 0, 0, more_v)).view(sets, nu, whole_octets(nv), OCTET, count, octets, OCTET)
     granules = count * (whole_octets(nv))
     features = features.permute(0, 1, 5, 4, 2, 6, 3).reshape(sets, nu, octets, granules, OCTET, OCTET)
