@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from benchmark_suites import POINTS, QUICK, SUITES, TINY, Case, command, with_wrong_baseline
+from benchmark_suites import IMAGES, POINTS, QUICK, SUITES, TINY, Case, command, with_wrong_baseline
 
 from benchmarks import __main__ as benchmarks
 from benchmarks import engine, gate, group_conv2d, implementations, machine, record
@@ -51,14 +51,15 @@ def test_no_gpu_is_said(quick_main, capsys):
 
 
 def test_a_record_of_a_gpu(tmp_path, quick_main, capsys):
-    table, junit = tmp_path / "rows.csv", tmp_path / "tests.xml"
-    assert quick_main("--csv", str(table), suite=SUITES[1]) == 0
+    tables, junit = [tmp_path / name for name in ("images.csv", "points.csv")], tmp_path / "tests.xml"
+    for suite, table in zip(SUITES, tables):
+        assert quick_main("--csv", str(table), suite=suite) == 0
     junit.write_text('<testsuites><testsuite tests="5" failures="1" errors="0" skipped="2"/></testsuites>')
     options = [
         "--junit",
         str(junit),
         "--csv",
-        str(table),
+        *map(str, tables),
         "--gpu",
         "NVIDIA H200 (test)",
         "--out",
@@ -67,8 +68,21 @@ def test_a_record_of_a_gpu(tmp_path, quick_main, capsys):
     assert benchmarks.main(["record", *options]) == 0
     found = json.loads((tmp_path / "out" / "nvidia-h200-test.json").read_text())
     assert found["tests"] == {"tests": 5, "failures": 1, "errors": 0, "skipped": 2}
-    assert found["sources"] == record.digest() and len(found["times"]) == 4 * len(POINTS)
-    assert (tmp_path / "out" / "nvidia-h200-test-points.csv").read_text() == table.read_text()
+    assert found["sources"] == record.digest()
+    assert {name: len(rows) for name, rows in found["times"].items()} == {
+        "images": 4 * len(IMAGES),
+        "points": 4 * len(POINTS),
+    }
+    for table in tables:
+        assert (tmp_path / "out" / f"nvidia-h200-test-{table.name}").read_text() == table.read_text()
+    tables[0].unlink()
+    junit.unlink()
+    capsys.readouterr()
+    assert benchmarks.main(["record", *options]) == 0
+    said = capsys.readouterr().out
+    assert f"not there: {tables[0]}" in said and f"not there: {junit}" in said
+    found = json.loads((tmp_path / "out" / "nvidia-h200-test.json").read_text())
+    assert found["tests"] == {} and list(found["times"]) == ["points"]
 
 
 def test_the_digest_sees_names_and_contents(tmp_path):
