@@ -10,6 +10,7 @@ from gpu_machines import machines
 
 from pgconv.backends.cuda import group_conv2d
 from pgconv.backends.reference.group_conv2d import group_conv2d as reference
+from pgconv.ops._define import FAMILIES
 from pgconv.spec import ConvGeometry, Facts
 
 MACHINES = machines()
@@ -115,6 +116,11 @@ def test_awkward_shapes(device, shape):
     check(device, *make(torch.float16, **shape))
 
 
+LARGE = ConvGeometry.make("test", 5, 1, 3, 2, "square")
+"""Too large for GPUs of less shared memory."""
+TOO_LARGE = ConvGeometry.make("test", 11, 1, "same", 2, "square")
+
+
 @pytest.mark.parametrize("kernel", [1, 3, 5])
 @pytest.mark.parametrize("support", ["disc", "square"])
 @pytest.mark.parametrize(
@@ -122,15 +128,19 @@ def test_awkward_shapes(device, shape):
 )
 def test_every_walk_over_the_pixels(device, kernel, support, stride, padding, dilation):
     geometry = ConvGeometry.make("test", kernel, stride, padding, dilation, support)
+    if geometry == LARGE:
+        geometry = replace(geometry, dilation=(2, 1))
     if min(geometry.out_size(9, 11)) < 1:
         pytest.skip("the kernel does not fit")
-    walk = *group_conv2d._walk(geometry), *geometry.out_size(9, 11)
-    reason = group_conv2d._refusal(2, 8, 5, group_conv2d._taps(geometry), walk)
-    if reason:
-        # Of these windows only the largest is too large, for GPUs of less shared memory.
-        assert "shared memory" in reason and (kernel, support, dilation) == (5, "square", 2)
-        return
     check(device, *make(torch.float16, geometry=geometry))
+
+
+def test_a_window_that_does_not_fit_a_block_is_refused(device):
+    tensors, geometry = make(torch.float16, geometry=TOO_LARGE)
+    facts = FAMILIES["group_conv2d"].facts(*tensors, geometry)
+    assert "shared memory" in group_conv2d.why_not(facts, "aggregate")
+    with pytest.raises(RuntimeError, match="shared memory"):
+        group_conv2d.forward("aggregate", *(x.to(device) for x in tensors), geometry)
 
 
 @HALVES

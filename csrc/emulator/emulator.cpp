@@ -17,7 +17,6 @@ namespace {
 constexpr int kWarp = 32;
 constexpr int kWarpgroup = 4 * kWarp;
 constexpr int kMostThreads = 1024;
-constexpr int kMostShared = 227 << 10;  // of any GPU
 constexpr size_t kStackBytes = 256 << 10;
 
 // Threads that wait for each other: all of a warp or of a block.
@@ -198,9 +197,9 @@ Memory::Memory(int64_t bytes) : data_(static_cast<unsigned char*>(::operator new
 }
 
 void launch(Machine& machine, Grid grid, const std::function<void()>& body) {
-  if (grid.threads < 1 || grid.threads > kMostThreads || grid.shared > kMostShared || grid.blocks < 0 ||
-      grid.blocks > INT32_MAX)
-    throw std::runtime_error("emulator: no GPU can launch this grid");
+  const int shared = machine.capability == 90 ? kMostSharedBytes90 : kMostSharedBytes;
+  if (grid.threads < 1 || grid.threads > kMostThreads || grid.shared > shared || grid.blocks < 0 || grid.blocks > INT32_MAX)
+    throw std::runtime_error("emulator: not every GPU can launch this grid");
   if (running) throw std::runtime_error("emulator: a launch inside a launch");
   Block block(grid, body, static_cast<Host&>(machine).seed);
   running = &block;

@@ -3,7 +3,8 @@
 // - shared memory and workspaces begin as NaN, and have exactly the size asked for, so that the address sanitizer sees what
 //   lies beyond;
 // - copies to shared memory and products of warpgroups are carried out when they are waited for, and not before;
-// - threads of a warp (block) that wait for each other in different places, or of which some never come, are an error.
+// - threads of a warp (block) that wait for each other in different places, or of which some never come, are an error;
+// - a block that asks for more shared memory than the smallest GPU of its compute capability has is an error.
 //
 // Not modelled: the memory model between blocks, the order of unsynchronised accesses inside one instruction, time.
 #pragma once

@@ -14,6 +14,11 @@ using namespace pgconv;
 using namespace pgconv::PGCONV_ISA;
 using emulator::Host;
 
+// The operators on CUDA tensors refuse the same, with the same words.
+static void refuse(const char* reason) {
+  if (reason) throw std::runtime_error(reason);
+}
+
 static NetShape parse_net(const std::string& text) {
   size_t a = text.find(':'), b = text.find(':', a + 1), c = text.find(':', b + 1);
   return {index_of(text.substr(0, a), kActivations), std::stoi(text.substr(a + 1)), std::stoi(text.substr(b + 1)),
@@ -29,6 +34,7 @@ template <class T>
 static Array<T> net(unsigned seed, Array<T> coords, Array<T> params, const std::string& text) {
   Host host(seed);
   NetShape shape = parse_net(text);
+  refuse(why_not_net(shape, sizeof(T)));
   Array<T> out({int64_t(coords.shape(0)), int64_t(shape.hidden)});
   kernel_net(host, shape, coords.shape(0), coords.data(), params.data(), out.mutable_data());
   return out;
@@ -38,6 +44,7 @@ template <class T>
 static std::tuple<Array<T>, Array<T>> net_backward(unsigned seed, Array<T> grad, Array<T> coords, Array<T> params,
                                                    const std::string& text) {
   Host host(seed);
+  refuse(why_not_net(parse_net(text), sizeof(T)));
   Array<T> grad_coords({int64_t(coords.shape(0)), int64_t(coords.shape(1))}), grad_params(params.size());
   kernel_net_backward(host, parse_net(text), coords.shape(0), grad.data(), coords.data(), params.data(),
                       grad_coords.mutable_data(), grad_params.mutable_data());
@@ -52,6 +59,15 @@ static void name_group(FeaturesCall& call, const std::string& group) {
   size_t slash = group.find('/');
   call.group = index_of(group.substr(0, slash), names);
   call.orbit = slash == std::string::npos ? 0 : std::stoi(group.substr(slash + 1));
+}
+
+// Of an element of the group: what is stored for it.
+static int fields_of(const std::string& group) {
+  GroupInfo groups[kGroupCount];
+  group_table(groups);
+  FeaturesCall call{};
+  name_group(call, group);
+  return groups[call.group].fields + call.orbit;
 }
 
 template <class T>
@@ -76,6 +92,7 @@ static Array<T> features(unsigned seed, Array<T> v, Array<T> u, Array<T> params,
                          const std::string& chart, const std::string& part, bool correlation, const std::string& text) {
   Host host(seed);
   auto call = make_call(v, u, group, chart, part, correlation, text);
+  refuse(why_not_net(call.shape, sizeof(T)));
   Array<T> out({call.S, call.Nu, call.Nv, int64_t(call.shape.hidden)});
   relative_features(host, call, v.data(), u.data(), params.data(), out.mutable_data());
   return out;
@@ -88,6 +105,7 @@ static std::tuple<Array<T>, Array<T>, Array<T>> features_backward(unsigned seed,
                                                                   bool correlation, const std::string& text) {
   Host host(seed);
   auto call = make_call(v, u, group, chart, part, correlation, text);
+  refuse(why_not_net(call.shape, sizeof(T)));
   Array<T> gv = like(v), gu = like(u), gp = like(params);
   relative_features_backward(host, call, grad.data(), v.data(), u.data(), params.data(), gv.mutable_data(),
                              gu.mutable_data(), gp.mutable_data());
@@ -100,6 +118,7 @@ static Array<float> moments(unsigned seed, Array<uint16_t> f, bool half, Array<f
                             const std::string& text) {
   Host host(seed);
   auto call = make_call(v, u, group, chart, part, correlation, text);
+  refuse(why_not_moments(call.shape));
   bool parts = f.ndim() == 4;
   int64_t B = f.shape(parts), C = f.shape(2 + parts);
   Array<float> out({B, call.Nu, int64_t(call.shape.hidden), C});
@@ -114,6 +133,8 @@ static std::tuple<Array<float>, Array<float>, Array<float>> moments_gradient(
     const std::string& group, const std::string& chart, const std::string& part, bool correlation, const std::string& text) {
   Host host(seed);
   auto call = make_call(v, u, group, chart, part, correlation, text);
+  int64_t columns = call.S > 0 ? f.shape(0) / call.S * f.shape(2) : 0;
+  refuse(why_not_gradient(call.shape, fields_of(group), columns));
   Array<float> gv = like(v), gu = like(u), gp = like(params);
   point_features_gradient(host, call, f.shape(0), f.shape(2), half ? kFloat16 : kBfloat16Type, grad.data(), f.data(), v.data(),
                           u.data(), params.data(), gv.mutable_data(), gu.mutable_data(), gp.mutable_data());
@@ -126,7 +147,7 @@ static ConvChain chain_of(int64_t vectors, int64_t octets, int64_t O, const std:
   p.O = O;
   p.octets = int(octets);
   p.vectors = int(vectors);
-  if (const char* wrong = set_taps(p, taps.data(), int64_t(taps.size()) / 2)) throw std::invalid_argument(wrong);
+  if (const char* wrong = set_taps(p, taps.data(), int64_t(taps.size()) / 2)) throw std::runtime_error(wrong);
   p.stride_y = geometry.at(0), p.stride_x = geometry.at(1), p.pad_y = geometry.at(2), p.pad_x = geometry.at(3);
   p.out_height = geometry.at(4), p.out_width = geometry.at(5);
   return p;
@@ -138,12 +159,12 @@ static Array<uint16_t> convolution(unsigned seed, Array<uint16_t> f, Array<uint1
   Host host(seed);
   host.capability = capability;
   ConvChain p = chain_of(f.shape(4) / 8, phi.shape(2), weight.shape(0), taps, geometry);
-  if (phi.shape(3) != p.granules) throw std::invalid_argument("granules");
+  if (phi.shape(3) != p.granules) throw std::runtime_error("granules");
   p.B = f.shape(0), p.C = f.shape(1), p.height = int(f.shape(2)), p.width = int(f.shape(3));
   p.S = phi.shape(0), p.Nu = phi.shape(1);
+  refuse(why_not_chain(p, capability));
   Array<uint16_t> out({p.B, p.O, p.Nu, int64_t(p.out_height), int64_t(p.out_width)});
   p.f = f.data(), p.phi = phi.data(), p.weight = weight.data(), p.out = out.mutable_data();
-  if (const char* reason = why_not_chain(p, capability)) throw std::invalid_argument(reason);
   conv_chain_of(host, p, half ? kFloat16 : kBfloat16Type);
   return out;
 }
@@ -180,11 +201,7 @@ PYBIND11_MODULE(_emulated, m) {
         py::arg("half"), py::arg("v").noconvert(), py::arg("u").noconvert(), py::arg("params").noconvert(),
         py::arg("group"), py::arg("chart"), py::arg("part"), py::arg("correlation"), py::arg("net"));
   m.def("why_not_gradient", [](const std::string& group, const std::string& text, int64_t columns) {
-    GroupInfo groups[kGroupCount];
-    group_table(groups);
-    FeaturesCall call{};
-    name_group(call, group);
-    const char* reason = why_not_gradient(parse_net(text), groups[call.group].fields + call.orbit, columns);
+    const char* reason = why_not_gradient(parse_net(text), fields_of(group), columns);
     return std::string(reason ? reason : "");
   });
   m.def("conv_chain", &convolution, py::arg("seed"), py::arg("f").noconvert(), py::arg("phi").noconvert(),
@@ -219,7 +236,7 @@ PYBIND11_MODULE(_emulated, m) {
   // (reversed, sums over warps) of numbers in blocks of 64, by a kernel with a mistake.
   m.def("planted", [](unsigned seed, const std::string& mistake, Array<float> from) {
     static const std::vector<std::string> names{"none",           "missing barrier", "barrier for some",
-                                                "two instructions", "reads unwritten", "past shared memory"};
+                                                "two instructions", "reads unwritten", "past shared memory", "too much shared"};
     Host host(seed);
     Array<float> reversed(from.size()), sums(from.size() / 32);
     run_planted(host, index_of(mistake, names), from.size() / 64, {from.data(), reversed.mutable_data(), sums.mutable_data()});
