@@ -168,7 +168,7 @@ PGCONV_DEVICE void store_results(const ConvChain& p, const float (&sums)[U][N][4
   for (int o = warp(); o < 8 * N && o0 + o < p.O; o += kChainWarps, to += kChainWarps * p.Nu * image) {
     const unsigned char* from = memory + o * kChainResult + (u * kChainPixels + granule * 8) * 2;
     if (p.out_width % 8 == 0)
-      *reinterpret_cast<Granule*>(to) = *reinterpret_cast<const Granule*>(from);
+      *reinterpret_cast<FourWords*>(to) = *reinterpret_cast<const FourWords*>(from);
     else
       for (int e = 0; e < 8 && x + e < p.out_width; ++e) to[e] = reinterpret_cast<const uint16_t*>(from)[e];
   }

@@ -18,11 +18,14 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 // One block for a multiprocessor is enough: without the 1 the compiler may spill to make room for two.
-#define PGCONV_KERNEL(threads) __global__ void __launch_bounds__(threads, 1)
+#define PGCONV_KERNEL(threads) PGCONV_KERNEL_PER(threads, 1)
+// With registers for so many blocks on a multiprocessor.
+#define PGCONV_KERNEL_PER(threads, blocks) __global__ void __launch_bounds__(threads, blocks)
 #define PGCONV_DEVICE static __device__ __forceinline__
 #else
 #include "../emulator/emulator.h"
 #define PGCONV_KERNEL(threads) void
+#define PGCONV_KERNEL_PER(threads, blocks) void
 #define PGCONV_DEVICE static inline
 #endif
 
@@ -31,9 +34,12 @@ namespace PGCONV_ISA {
 
 constexpr int kWarp = 32;
 
-// What a thread reads or writes at once.
-struct alignas(16) Granule {
-  uint32_t words[4];
+// What moves together.
+struct alignas(16) FourWords {
+  uint32_t word[4];
+};
+struct alignas(8) TwoNumbers {
+  float number[2];
 };
 
 #if defined(__CUDACC__)
@@ -95,6 +101,11 @@ PGCONV_DEVICE uint32_t transposed_matrix(uint32_t matrix) {
   asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(result) : "r"(matrix));
   return result;
 }
+
+PGCONV_DEVICE uint32_t bits_of(float x) { return __float_as_uint(x); }
+PGCONV_DEVICE float number_of(uint32_t bits) { return __uint_as_float(bits); }
+// A word of the high halves of two.
+PGCONV_DEVICE uint32_t high_halves(uint32_t low, uint32_t high) { return __byte_perm(low, high, 0x7632); }
 
 struct Half {
   static constexpr bool wide = false;  // of range
@@ -209,6 +220,10 @@ PGCONV_DEVICE void wait_copies() {
 PGCONV_DEVICE void load_matrices(uint32_t (&to)[4], const void* row) { emulator::load_matrices(to, row, false); }
 PGCONV_DEVICE void load_matrices_transposed(uint32_t (&to)[4], const void* row) { emulator::load_matrices(to, row, true); }
 PGCONV_DEVICE uint32_t transposed_matrix(uint32_t matrix) { return emulator::transposed_matrix(matrix); }
+
+PGCONV_DEVICE uint32_t bits_of(float x) { return __builtin_bit_cast(uint32_t, x); }
+PGCONV_DEVICE float number_of(uint32_t bits) { return __builtin_bit_cast(float, bits); }
+PGCONV_DEVICE uint32_t high_halves(uint32_t low, uint32_t high) { return low >> 16 | (high & 0xffff0000u); }
 
 struct Half {
   static constexpr bool wide = false;  // of range

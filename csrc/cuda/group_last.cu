@@ -11,13 +11,13 @@ constexpr int kLastWarps = 8, kLastRow = 2 * 32 + 16;  // bytes of a sample's 32
 constexpr int kLastPixels = 128;                       // of a warp at a time
 
 // Eight numbers from `at` on, zeros behind `end`.
-PGCONV_DEVICE Granule eight_of(const uint16_t* from, int64_t at, int64_t end) {
-  if (at + 8 <= end && reinterpret_cast<uintptr_t>(from + at) % sizeof(Granule) == 0)
-    return *reinterpret_cast<const Granule*>(from + at);
-  Granule granule{};
+PGCONV_DEVICE FourWords eight_of(const uint16_t* from, int64_t at, int64_t end) {
+  if (at + 8 <= end && reinterpret_cast<uintptr_t>(from + at) % sizeof(FourWords) == 0)
+    return *reinterpret_cast<const FourWords*>(from + at);
+  FourWords granule{};
   PGCONV_UNROLL
   for (int k = 0; k < 8; ++k)
-    if (at + k < end) granule.words[k / 2] |= uint32_t(from[at + k]) << (16 * (k % 2));
+    if (at + k < end) granule.word[k / 2] |= uint32_t(from[at + k]) << (16 * (k % 2));
   return granule;
 }
 
@@ -32,13 +32,13 @@ PGCONV_KERNEL(kLastWarps * kWarp) group_last(const GroupLast p) {
     const int64_t plane = rest / p.vectors;
     const int octet = int(rest - plane * p.vectors), v = octet * 8 + g;
     const uint16_t* from = p.from + (plane * p.samples + v) * p.pixels;
-    Granule rows[4];
+    FourWords rows[4];
     PGCONV_UNROLL
-    for (int k = 0; k < 4; ++k) rows[k] = v < p.samples ? eight_of(from, first + 32 * k + 8 * t, p.pixels) : Granule{};
+    for (int k = 0; k < 4; ++k) rows[k] = v < p.samples ? eight_of(from, first + 32 * k + 8 * t, p.pixels) : FourWords{};
     auto* to = reinterpret_cast<uint32_t*>(p.to) + (plane * p.pixels * p.vectors + octet) * 4 + t;
     PGCONV_UNROLL
     for (int k = 0; k < 4; ++k) {
-      *reinterpret_cast<Granule*>(tile + g * kLastRow + t * 16) = rows[k];
+      *reinterpret_cast<FourWords*>(tile + g * kLastRow + t * 16) = rows[k];
       sync_warp();
       uint32_t words[4];
       load_matrices_transposed(words, tile + lane() % 8 * kLastRow + lane() / 8 * 16);
