@@ -34,7 +34,9 @@ def operators(machine):
     )
 
 
-@pytest.fixture(params=[(name, capability) for name in MACHINES for capability in CAPABILITIES], ids=lambda p: f"{p[0]}{p[1]}")
+@pytest.fixture(
+    params=[(name, capability) for name in MACHINES for capability in CAPABILITIES], ids=lambda p: f"{p[0]}{p[1]}"
+)
 def device(request, monkeypatch):
     """Device of the tensors, with operators that run on them."""
     name, capability = request.param

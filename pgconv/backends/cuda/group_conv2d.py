@@ -19,7 +19,6 @@ from pgconv.spec import ConvGeometry, Facts
 
 HALVES = ("float16", "bfloat16")
 ORDERS = ("materialize", "aggregate")
-"""The vendor's first: which of the two is faster has not been measured."""
 MOST_OCTETS = 8
 MOST_TAPS = 128
 
