@@ -27,7 +27,7 @@ namespace PGCONV_ISA {
 
 constexpr int kChainWarps = 8;
 constexpr int kChainPixels = 32, kChainSamples = 8;  // of a block
-constexpr int kChainOctets = 8;                      // of a stage
+constexpr int kChainOctets = 8;                      // of a panel; a stage has one panel or two
 constexpr int kChainRow = 16 * kChainOctets;         // bytes of a row of the head in shared memory
 constexpr int kChainThreads = kChainWarps * kWarp;
 constexpr int kMostOutputs = 128;
@@ -36,6 +36,9 @@ constexpr int kChainResult = 2 * kChainPixels * kChainSamples + 16;  // bytes of
 // Rows of 128 bytes begin in the same bank; so the place of their granules is turned by the row's number.
 PGCONV_DEVICE int turned(int row, int granule) { return row * kChainRow + (granule ^ (row & 7)) * 16; }
 
+// With instructions of warpgroups there is room for longer stages, so that all wait for each other less often.
+PGCONV_INLINE constexpr int panels_of(bool warpgroups) { return warpgroups ? 2 : 1; }
+
 // Channels of a stage, and a block's shared memory in bytes from the beginning.
 struct ChainShared {
   int channels, halo_height, halo_width, plane;  // plane: granules
@@ -43,7 +46,7 @@ struct ChainShared {
 
   PGCONV_INLINE ChainShared of(const ConvChain& p, int outputs, bool warpgroups) {
     ChainShared s;
-    s.channels = kChainOctets / p.octets;
+    s.channels = panels_of(warpgroups) * kChainOctets / p.octets;
     s.halo_height = (kChainPixels / p.tile_width - 1) * p.stride_y + p.reach_y + 1;
     s.halo_width = (p.tile_width - 1) * p.stride_x + p.reach_x + 1;
     s.plane = s.halo_height * s.halo_width * p.vectors;
@@ -52,7 +55,7 @@ struct ChainShared {
     s.phi = (s.sources + s.plane * 4 + 127) / 128 * 128;
     s.stage = (s.phi + kChainSamples * p.octets * p.granules * 128 + 1023) / 1024 * 1024;
     s.head = (s.channels * s.plane * 16 + 1023) / 1024 * 1024;
-    s.stage_size = s.head + outputs * kChainRow;
+    s.stage_size = s.head + panels_of(warpgroups) * outputs * kChainRow;
     // A buffer that is read, those on their way (two where they fit), and one that a warpgroup's products may still read.
     const int most = warpgroups ? kMostSharedBytes90 : kMostSharedBytes;
     s.buffers = 2 + warpgroups;
@@ -64,51 +67,56 @@ struct ChainShared {
   }
 };
 
-constexpr int kHeldCopies = 3;
+constexpr int kHeldCopies = 5;
 
-// A thread's part of the copies of a stage: granules kChainThreads apart of window planes, and of rows of the head. Addresses are
-// advanced or held in registers: a division for each granule would take longer than the products.
+// A thread's part of the copies of a stage: granules kChainThreads apart of window planes, and of rows of the head's panels.
+// Addresses are advanced or held in registers: a division for each granule would take longer than the products.
 struct ChainCopies {
-  const uint16_t *window, *head;  // of channel 0; head: of the thread's first row
-  int64_t plane;                  // numbers
-  int held[kHeldCopies];          // where its granules of a stage come from, -1: from nowhere
-  int granule, row, rows, head_to;
-  int64_t head_step;
-  bool few;                       // so few that they can be held; only where registers are left they are
+  const uint16_t *window, *head;  // of the next stage's first channel; head: of the thread's first row
+  int64_t plane, head_step;       // numbers
+  int64_t left;                   // channels from the next stage's first on
+  int held[kHeldCopies];          // where its granules of a stage come from
+  unsigned valid, valid_rows;     // whether they come from anywhere; likewise its rows
+  int granule, head_to;
+  bool few;                       // granules, so few that they can be held; only where registers are left they are
 
   PGCONV_DEVICE ChainCopies of(const ConvChain& p, const ChainShared& shared, const int* sources, int64_t b, int64_t o0) {
     ChainCopies c;
-    const int image = p.height * p.width * p.vectors;
+    const int image = p.height * p.width * p.vectors, count = shared.channels * shared.plane;
     c.plane = int64_t(image) * 8;
     c.window = p.f + b * p.C * c.plane;
-    c.few = shared.channels * shared.plane <= kHeldCopies * kChainThreads && image <= INT32_MAX / kChainOctets;
+    c.left = p.C;
+    c.few = count <= kHeldCopies * kChainThreads && image <= INT32_MAX / (2 * kChainOctets);
+    c.valid = 0;
     PGCONV_UNROLL
     for (int i = 0; i < kHeldCopies; ++i) {
       const int k = thread() + i * kChainThreads, channel = k / shared.plane, source = sources[k - channel * shared.plane];
-      c.held[i] = c.few && source >= 0 ? channel * image + source : -1;
+      const bool valid = k < count && source >= 0;
+      c.held[i] = c.few && valid ? channel * image + source : 0;
+      c.valid |= unsigned(valid) << i;
     }
     c.granule = thread() % kChainOctets;
-    c.row = thread() / kChainOctets;
-    c.rows = int(p.O - o0 < kMostOutputs ? p.O - o0 : kMostOutputs);
-    c.head_to = shared.head + turned(c.row, c.granule);
-    c.head = p.weight + ((o0 + c.row) * p.C * p.octets + c.granule) * 8;
-    c.head_step = int64_t(kChainThreads / kChainOctets) * p.C * p.octets * 8;
+    const int row = thread() / kChainOctets;
+    c.valid_rows = 0;
+    for (int i = 0; i < kMostOutputs / kRows; ++i) c.valid_rows |= unsigned(o0 + row + i * kRows < p.O) << i;
+    c.head_to = shared.head + turned(row, c.granule);
+    c.head = p.weight + ((o0 + row) * p.C * p.octets + c.granule) * 8;
+    c.head_step = int64_t(kRows) * p.C * p.octets * 8;
     return c;
   }
+  static constexpr int kRows = kChainThreads / kChainOctets;
 };
 
-// The stage of channels from c0 on.
-template <int outputs, bool hold>
-PGCONV_DEVICE void load_chain_stage(const ConvChain& p, const ChainShared& shared, const ChainCopies& own, const int* sources,
-                                    unsigned char* stage, int64_t c0) {
-  const int left = int(p.C - c0 < shared.channels ? p.C - c0 : shared.channels), count = shared.channels * shared.plane;
-  const uint16_t* from = own.window + c0 * own.plane;
-  if (hold && own.few && left == shared.channels) {
+// The next stage.
+template <int outputs, bool warpgroups>
+PGCONV_DEVICE void load_chain_stage(const ConvChain& p, const ChainShared& shared, ChainCopies& own, const int* sources,
+                                    unsigned char* stage) {
+  const int left = int(own.left < shared.channels ? own.left : shared.channels), count = shared.channels * shared.plane;
+  if (warpgroups && own.few && left == shared.channels) {
     PGCONV_UNROLL
     for (int i = 0; i < kHeldCopies; ++i) {
       const int k = thread() + i * kChainThreads;
-      const bool valid = own.held[i] >= 0;
-      if (k < count) copy_async<16>(stage + k * 16, valid ? from + int64_t(own.held[i]) * 8 : p.f, valid);
+      if (k < count) copy_async<16>(stage + k * 16, own.window + int64_t(own.held[i]) * 8, own.valid >> i & 1);
     }
   } else {
     int channel = thread() / shared.plane, place = thread() - channel * shared.plane;
@@ -117,26 +125,32 @@ PGCONV_DEVICE void load_chain_stage(const ConvChain& p, const ChainShared& share
     for (int k = thread(); k < count; k += kChainThreads) {
       const int source = sources[place];
       const bool valid = source >= 0 && channel < left;
-      copy_async<16>(stage + k * 16, valid ? from + channel * own.plane + int64_t(source) * 8 : p.f, valid);
+      copy_async<16>(stage + k * 16, valid ? own.window + channel * own.plane + int64_t(source) * 8 : p.f, valid);
       place += places, channel += channels;
       if (place >= shared.plane) place -= shared.plane, ++channel;
     }
   }
-  from = own.head + c0 * p.octets * 8;
-  const bool inside = own.granule < left * p.octets;
-  constexpr int rows = kChainThreads / kChainOctets;
-  auto copy_row = [&](int i) {
-    const bool valid = inside && own.row + i * rows < own.rows;
-    copy_async<16>(stage + own.head_to + i * rows * kChainRow, valid ? from : p.weight, valid);
-    from += own.head_step;
+  constexpr int rows = ChainCopies::kRows;
+  auto copy_row = [&](int panel, int i, const uint16_t* from) {
+    const bool valid = own.granule + panel * kChainOctets < left * p.octets && (own.valid_rows >> i & 1);
+    copy_async<16>(stage + own.head_to + (panel * outputs + i * rows) * kChainRow, from + panel * 8 * kChainOctets, valid);
   };
-  if constexpr (hold) {
+  const uint16_t* from = own.head;
+  if constexpr (warpgroups) {
     PGCONV_UNROLL
-    for (int i = 0; i < outputs / rows; ++i) copy_row(i);
+    for (int i = 0; i < outputs / rows; ++i) {
+      PGCONV_UNROLL
+      for (int panel = 0; panel < panels_of(true); ++panel) copy_row(panel, i, from);
+      from += own.head_step;
+    }
   } else {
+    // Unrolled, the addresses under way would take the registers that sums need.
     PGCONV_ROLLED
-    for (int i = 0; i < outputs / rows; ++i) copy_row(i);
+    for (int i = 0; i < outputs / rows; ++i, from += own.head_step) copy_row(0, i, from);
   }
+  own.window += shared.channels * own.plane;
+  own.head += shared.channels * p.octets * 8;
+  own.left -= shared.channels;
 }
 
 // Rounded results of a block through shared memory, as [output][sample][pixel], so that rows of pixels are written in one piece.
@@ -231,10 +245,10 @@ PGCONV_DEVICE void chain_block(const ConvChain& p) {
     }
   }
   sync_block();
-  const auto copies = ChainCopies::of(p, shared, sources, b, o0);
+  auto copies = ChainCopies::of(p, shared, sources, b, o0);
   unsigned char* const stages = memory + shared.stage;
-  auto load_stage = [&](int64_t c0, int buffer) {
-    if (c0 < p.C) load_chain_stage<outputs, warpgroups>(p, shared, copies, sources, stages + buffer * shared.stage_size, c0);
+  auto load_stage = [&](int buffer) {
+    if (copies.left > 0) load_chain_stage<outputs, warpgroups>(p, shared, copies, sources, stages + buffer * shared.stage_size);
     commit_copies();
   };
 
@@ -288,7 +302,7 @@ PGCONV_DEVICE void chain_block(const ConvChain& p) {
   float sums[U][N][4] = {};
   // Of this and the last two octets: a warpgroup's products still read those.
   uint32_t left[2][U][4];
-  for (int k = 0; k < shared.ahead; ++k) load_stage(k * shared.channels, k);
+  for (int k = 0; k < shared.ahead; ++k) load_stage(k);
   int buffer = 0, next = shared.ahead;
   for (int64_t c0 = 0; c0 < p.C; c0 += shared.channels) {
     if (shared.ahead == 2)
@@ -298,40 +312,45 @@ PGCONV_DEVICE void chain_block(const ConvChain& p) {
     if constexpr (warpgroups) fence_shared();
     // All have the stage, and none reads the one whose place the next takes.
     sync_block();
-    load_stage(c0 + shared.ahead * shared.channels, next);
+    load_stage(next);
     const unsigned char* stage = stages + buffer * shared.stage_size;
-    PGCONV_UNROLL
-    for (int q = 0; q < kChainOctets / 2; ++q) {
-      float moments[2][U][4] = {};
+    PGCONV_ROLLED
+    for (int panel = 0; panel < panels_of(warpgroups); ++panel) {
+      const unsigned char* head = stage + shared.head + panel * outputs * kChainRow;
+      // Pairs of octets.
       PGCONV_UNROLL
-      for (int k = 0; k < 2; ++k) {
-        const int channel = (2 * q + k) >> octet_bits;
-        multiply_window(stage + channel * shared.plane * 16, (2 * q + k) - (channel << octet_bits), moments[k]);
-      }
-      auto& own = left[q % 2];
-      PGCONV_UNROLL
-      for (int u = 0; u < U; ++u)
+      for (int q = 0; q < kChainOctets / 2; ++q) {
+        float moments[2][U][4] = {};
         PGCONV_UNROLL
         for (int k = 0; k < 2; ++k) {
-          own[u][2 * k] = E::pack(moments[k][u][0], moments[k][u][1]);
-          own[u][2 * k + 1] = E::pack(moments[k][u][2], moments[k][u][3]);
+          const int octet = panel * kChainOctets + 2 * q + k, channel = octet >> octet_bits;
+          multiply_window(stage + channel * shared.plane * 16, octet - (channel << octet_bits), moments[k]);
         }
-      if constexpr (warpgroups) {
-        warpgroup_begin();
+        auto& own = left[q % 2];
         PGCONV_UNROLL
-        for (int u = 0; u < U; ++u) warpgroup_multiply_add<E>(sums[u], own[u], stage + shared.head, 32 * q);
-        warpgroup_commit();
-        warpgroup_wait<1>();
-      } else {
-        const unsigned char* head = stage + shared.head + (own_head ^ 32 * q);
-        PGCONV_UNROLL
-        for (int n = 0; n < N / 2; ++n) {
-          uint32_t w[4];
-          load_matrices(w, head + 16 * n * kChainRow);
+        for (int u = 0; u < U; ++u)
           PGCONV_UNROLL
-          for (int u = 0; u < U; ++u) {
-            E::multiply_add(sums[u][2 * n], own[u], w[0], w[1]);
-            E::multiply_add(sums[u][2 * n + 1], own[u], w[2], w[3]);
+          for (int k = 0; k < 2; ++k) {
+            own[u][2 * k] = E::pack(moments[k][u][0], moments[k][u][1]);
+            own[u][2 * k + 1] = E::pack(moments[k][u][2], moments[k][u][3]);
+          }
+        if constexpr (warpgroups) {
+          warpgroup_begin();
+          PGCONV_UNROLL
+          for (int u = 0; u < U; ++u) warpgroup_multiply_add<E>(sums[u], own[u], head, 32 * q);
+          warpgroup_commit();
+          warpgroup_wait<1>();
+        } else {
+          const unsigned char* own_rows = head + (own_head ^ 32 * q);
+          PGCONV_UNROLL
+          for (int n = 0; n < N / 2; ++n) {
+            uint32_t w[4];
+            load_matrices(w, own_rows + 16 * n * kChainRow);
+            PGCONV_UNROLL
+            for (int u = 0; u < U; ++u) {
+              E::multiply_add(sums[u][2 * n], own[u], w[0], w[1]);
+              E::multiply_add(sums[u][2 * n + 1], own[u], w[2], w[3]);
+            }
           }
         }
       }
