@@ -205,8 +205,7 @@ def depthwise_lifting_conv2d(
         taps = taps + weight_bias[:, None, None]
     k = geometry.kernel_size
     window = taps.new_zeros(*taps.shape[:-1], k * k)
-    index = [(row + geometry.radius) * k + col + geometry.radius for row, col in geometry.taps()]
-    window = window.index_copy(-1, torch.tensor(index, device=f.device), taps)
+    window = window.index_copy(-1, _places(geometry, f.device), taps)
     batch, channels, nu = f.shape[:3]
     sets = phi.shape[0] if phi.shape[0] == batch and batch > 1 else 1
     out = F.conv2d(
@@ -364,9 +363,22 @@ def _scaled(elements: Tensor, geometry: ConvGeometry) -> Tensor:
     return torch.cat([elements[..., :2] / _radius(geometry), elements[..., 2:]], -1)
 
 
+def _places(geometry: ConvGeometry, device: torch.device) -> Tensor:
+    """Of all taps in the row-major window ``[T]``. Counted on the device: for numbers brought to it the host would wait, and no
+    CUDA graph could hold them."""
+    k, r = geometry.kernel_size, geometry.radius
+    rows: dict[int, list[int]] = {}
+    for row, col in geometry.taps():
+        rows.setdefault(row, []).append((row + r) * k + col + r)
+    # The support has no gaps in a row.
+    return torch.cat([torch.arange(places[0], places[-1] + 1, device=device) for places in rows.values()])
+
+
 def _at_taps(elements: Tensor, geometry: ConvGeometry) -> Tensor:
     """``[S, N * T, e]``: every element moved to every tap, x = dcol, y = -drow in units of the kernel radius."""
-    taps = torch.tensor([(col, -row) for row, col in geometry.taps()], dtype=elements.dtype, device=elements.device)
+    places, k, r = _places(geometry, elements.device), geometry.kernel_size, geometry.radius
+    row = torch.div(places, k, rounding_mode="floor") - r
+    taps = torch.stack([places % k - r, -row], -1).to(elements.dtype)
     s, n, e = elements.shape
     place = (elements[:, :, None, :2] + taps) / _radius(geometry)
     rest = elements[:, :, None, 2:].expand(s, n, taps.shape[0], e - 2)

@@ -82,8 +82,12 @@ class Planar(LinearGroup):
         return torch.stack(present, dim=-1) if present else like[..., :0]
 
     def identity(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Tensor:
-        values = [0.0] * self.rotation + [1.0] * self.mirror + [0.0] * self.scale
-        return torch.tensor(values, dtype=dtype or torch.get_default_dtype(), device=device)
+        # Made on the device: no host waits for it.
+        dtype, values = (
+            dtype or torch.get_default_dtype(),
+            ((self.rotation, 0.0), (self.mirror, 1.0), (self.scale, 0.0)),
+        )
+        return torch.cat([torch.full((int(there),), value, dtype=dtype, device=device) for there, value in values])
 
     def product(self, a: Tensor, b: Tensor) -> Tensor:
         angle_a, mirror_a, scale_a = self.unpack(a)

@@ -97,7 +97,9 @@ class SO3(LinearGroup):
     charts = ("product", "embed", "lie")
 
     def identity(self, dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Tensor:
-        return torch.tensor([1.0, 0.0, 0.0, 0.0], dtype=dtype or torch.get_default_dtype(), device=device)
+        # Made on the device: no host waits for it.
+        dtype = dtype or torch.get_default_dtype()
+        return torch.cat([torch.ones(1, dtype=dtype, device=device), torch.zeros(3, dtype=dtype, device=device)])
 
     def product(self, a: Tensor, b: Tensor) -> Tensor:
         self.check_element(a)
