@@ -75,14 +75,18 @@ PGCONV_DEVICE void fast_boths(float (&z)[n][4], float (&y)[n][4]) {
     for (int e = 0; e < 4; ++e) y[k][e] = fast_both<A>(z[k][e]);
 }
 
-template <int n>
+template <int known, int n>
 PGCONV_DEVICE void fast_activate_both(int activation, float (&z)[n][4], float (&y)[n][4]) {
-  switch (activation) {
-    case kSin: return fast_boths<kSin>(z, y);
-    case kSilu: return fast_boths<kSilu>(z, y);
-    case kRelu: return fast_boths<kRelu>(z, y);
-    case kGelu: return fast_boths<kGelu>(z, y);
-    default: return fast_boths<kTanh>(z, y);
+  if constexpr (known >= 0) {
+    fast_boths<known>(z, y);
+  } else {
+    switch (activation) {
+      case kSin: return fast_boths<kSin>(z, y);
+      case kSilu: return fast_boths<kSilu>(z, y);
+      case kRelu: return fast_boths<kRelu>(z, y);
+      case kGelu: return fast_boths<kGelu>(z, y);
+      default: return fast_boths<kTanh>(z, y);
+    }
   }
 }
 

@@ -12,8 +12,7 @@ namespace PGCONV_ISA {
 
 constexpr int kPointWarps = 8;  // of a block
 
-// What the kernels read of a net, numbers padded to `width` features: first layer [width][2 steps][8], see pair_rows.cuh, and
-// [D + 1][width] in float32, its bias last;
+// What the kernels read of a net, numbers padded to `width` features: first layer [width][2 steps][8], see pair_rows.cuh;
 // per further layer a matrix [width][width] in two 16-bit parts whose sum it is, [2][layers][width][width]; biases [width] in
 // float32. Scaled for the activations of fast_activations.cuh, exact or not.
 struct HalfNet {
@@ -23,7 +22,6 @@ struct HalfNet {
   // instead of one.
   bool split;
   const uint16_t* rows;
-  const float* first;
   const uint16_t* matrices;
   const float* biases;
 
@@ -41,30 +39,25 @@ PGCONV_DEVICE uint16_t part_of(float x, int64_t k) {
   return uint16_t(k == 0 ? high : E::pack(x - E::value(high, 0), 0.0f));
 }
 
-// z = bias, the same for all pairs.
-template <int n>
-PGCONV_DEVICE void set_rows(const float* bias, float (&z)[n][4]) {
-  bias += lane() % 4 * 2;
-  PGCONV_UNROLL
-  for (int m = 0; m < n; ++m)
-    PGCONV_UNROLL
-    for (int k = 0; k < 4; ++k) z[m][k] = bias[8 * m + k % 2];
-}
+// What a net is known to be when a kernel is compiled; kAny: what is read when it runs.
+constexpr int kAny = -1;
+template <int activation_ = kAny, int layers_ = kAny, int steps_ = kAny, int split_ = kAny>
+struct KnownNet {
+  static constexpr int activation = activation_;
+  static constexpr int layers = layers_;  // hidden ones
+  static constexpr int steps = steps_;    // of the first layer
+  static constexpr int split = split_;    // whether products are of two parts
+};
 
-// The first layer in float32: z[pair][h] = first[D][h] + sum_d first[d][h] x[d][pair], coordinates at a distance of kWarp.
-template <int n>
-PGCONV_DEVICE void first_layer(const float* first, int coord_dim, const float* x, float (&z)[n][4]) {
-  constexpr int width = 8 * n;
-  set_rows(first + coord_dim * width, z);
-  x += lane() / 4;
-  first += lane() % 4 * 2;
-  for (int d = 0; d < coord_dim; ++d, x += kWarp, first += width) {
-    float low = x[0], high = x[8];
+// f(k) for k < count, of which the compiler may know.
+template <int known, class F>
+PGCONV_DEVICE void repeat(int count, F f) {
+  if constexpr (known >= 0) {
     PGCONV_UNROLL
-    for (int m = 0; m < n; ++m) {
-      float w0 = first[8 * m], w1 = first[8 * m + 1];
-      z[m][0] += w0 * low, z[m][1] += w1 * low, z[m][2] += w0 * high, z[m][3] += w1 * high;
-    }
+    for (int k = 0; k < known; ++k) f(k);
+  } else {
+    PGCONV_ROLLED
+    for (int k = 0; k < count; ++k) f(k);
   }
 }
 
@@ -125,19 +118,21 @@ PGCONV_DEVICE void multiply_rows(SharedMatrix matrix, bool split, const Words<de
         multiply_step<E>(k, words, w, z, m);
       }
   };
-  PGCONV_UNROLL
-  for (int m = 0; m < n; ++m)
+  bias += lane() % 4 * 2;
+  auto for_all = [&](auto set) {
     PGCONV_UNROLL
-    for (int k = 0; k < 4; ++k) z[m][k] = 0;
+    for (int m = 0; m < n; ++m)
+      PGCONV_UNROLL
+      for (int k = 0; k < 4; ++k) set(z[m][k], bias[8 * m + k % 2]);
+  };
   if (split) {
+    for_all([](float& x, float) { x = 0; });
     multiply(h.low, 0);
     multiply(h.high, matrix.low);
+    for_all([](float& x, float b) { x += b; });
+  } else {
+    for_all([](float& x, float b) { x = b; });
   }
-  bias += lane() % 4 * 2;
-  PGCONV_UNROLL
-  for (int m = 0; m < n; ++m)
-    PGCONV_UNROLL
-    for (int k = 0; k < 4; ++k) z[m][k] += bias[8 * m + k % 2];
   multiply(h.high, 0);
 }
 // z[pair][k] += sum_h h[pair][h] W[h][k], of both parts of the matrix.

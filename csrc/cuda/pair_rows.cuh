@@ -26,7 +26,7 @@ PGCONV_INLINE int row_steps(int coord_dim) {
   return steps < kShortSteps ? kShortSteps : steps;
 }
 // Rows of shared memory that matrices are read from begin in different banks.
-PGCONV_INLINE int row_bytes(int steps) { return (2 * steps + 1) * kOctetBytes; }
+PGCONV_INLINE int row_bytes(int octets) { return (octets | 1) * kOctetBytes; }
 
 // One of the eight numbers of the weights' octet d.
 PGCONV_DEVICE uint16_t weight_slot(float weight, float bias, int d, int slot) {
@@ -45,12 +45,14 @@ constexpr uint32_t kBfloat16Ones = 0x3f803f80u;
 PGCONV_DEVICE void put_octet(unsigned char* row, int d, FourWords words) {
   *reinterpret_cast<FourWords*>(row + d * kOctetBytes) = words;
 }
-// Cut off instead of rounded: the parts are exact, and NaN stays NaN.
-PGCONV_DEVICE void put_coordinate(unsigned char* row, int d, float x) {
+// Cut off instead of rounded: the parts are exact, and NaN stays NaN. Returns a word of the parts h and m.
+PGCONV_DEVICE uint32_t put_coordinate(unsigned char* row, int d, float x) {
   float rest = x - number_of(bits_of(x) & 0xffff0000u);
   uint32_t low = bits_of(rest - number_of(bits_of(rest) & 0xffff0000u));
   uint32_t high = bits_of(x), middle = bits_of(rest);
-  put_octet(row, d, {{high_halves(high, high), high_halves(high, middle), high_halves(middle, low), kBfloat16Ones}});
+  uint32_t both = high_halves(high, middle);
+  put_octet(row, d, {{high_halves(high, high), both, high_halves(middle, low), kBfloat16Ones}});
+  return both;
 }
 PGCONV_DEVICE void put_no_coordinates(unsigned char* row, int begin, int end) {
   for (int d = begin; d < end; ++d) put_octet(row, d, {{0, 0, 0, kBfloat16Ones}});

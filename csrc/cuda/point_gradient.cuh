@@ -2,31 +2,29 @@
 //
 //     dphi[i, j, h] = sum_{image, c} dM[image, i, h, c] f[image, j, c],  then back through net, chart and group law.
 //
-// One pass, nothing of the size of the pairs, no atomics. A warp owns 16 inputs j and walks over the outputs, two at a time;
-// what belongs to inputs or net is summed where it is, what belongs to outputs is summed over the block's inputs and written.
-// Products have the pairs as rows, so that sums are the next one's left operands. Gradients are rounded to the signal's type
-// there, with float32 sums; matrices are in two parts of it, since every rounding on the way adds to the error. The net is
-// computed again with the phases' accuracy of float32: the slope of a kink must not depend on rounding.
+// One pass, nothing of the size of the pairs, no atomics. A warp owns 16 inputs j and walks over the outputs; what belongs to inputs
+// or net is summed where it is, what belongs to outputs is summed over the block's inputs and written. Products have the pairs as
+// rows, so that sums are the next one's left operands. Gradients are rounded to the signal's type there, with float32 sums;
+// matrices are in two parts of it, since every rounding on the way adds to the error. The net is computed again, its first layer
+// with the accuracy of float32, and so are further ones if the activation has a kink, whose slope must not depend on rounding.
 //
 // For nets of one or two hidden layers. Per 16 pairs a warp takes 16 H (2 L - 1) + 16 H (L = 1) activations (the last layer's
-// values are not needed), 2 * 16 H (D + 1) float32 FLOPs, and products of 32 H (C + 6 (L - 1) H + 32 + 2 (D + 1)) FLOPs.
+// values are not needed), and products of 32 H (16 steps + C + 6 (L - 1) H + 32 + 2 (D + 1)) FLOPs, or 4 (L - 1) H where layers are
+// not split.
 #pragma once
 
-#include "half_net.cuh"
+#include <type_traits>
+
+#include "gradient_net.cuh"
+#include "pair_gradients.cuh"
 
 namespace pgconv {
 namespace PGCONV_ISA {
 
 constexpr int kGradientInputs = 16 * kPointWarps;  // of a block
-constexpr int kGradientOutputs = 2;                // of a stage
-constexpr int kGradientWidth = 32;                 // features, padded
 constexpr int kGradientColumns = 96;               // of a set, at most
-constexpr int kGradientCoords = 16;                // at most one less
+constexpr int kOwnColumns = 32;                    // whose signal is in the registers of its warp
 constexpr int kGradientMatrixRow = 2 * kGradientWidth + 16, kGradientFirstRow = 2 * kGradientCoords + 16;  // bytes
-
-// A warp's sums of parameter gradients, padded: the first layer [kGradientCoords][width], its bias in row D; then the second
-// layer's matrix [width][width] and bias.
-constexpr int kGradientParams = kGradientCoords * kGradientWidth + kGradientWidth * (kGradientWidth + 1);
 
 struct PointGradient {
   Features<float> elements;
@@ -34,7 +32,8 @@ struct PointGradient {
   const uint16_t* matrix;  // of the second layer, in two parts of the signal's type
   const uint16_t* first;   // [2][width][kGradientCoords] likewise
   int own, v_fields, u_fields;
-  int64_t images, C;       // of a set; columns are (image, channel), C a multiple of 8
+  int images, C;           // of a set; columns are (image, channel), C a multiple of 8
+  int outputs;             // of a stage
   int64_t input_blocks, splits, split_outputs;
   const uint16_t* f;       // [S images, Nv, C]
   const uint16_t* moments; // gradient, [S images, Nu, H, C]
@@ -43,207 +42,226 @@ struct PointGradient {
   float* u;                // [S][input_blocks][u_fields][Nu]
 };
 
+// Coordinates beside those of pair_rows.cuh, as right operands (pair, number) of the signal's type, in tiles of 8 numbers: d < D are
+// the high parts, D is 1, those from D + 1 on the low parts, 0 in all places behind.
+PGCONV_INLINE int number_tiles(int coord_dim) { return 2 * coord_dim + 1 <= 8 ? 1 : 2 * coord_dim + 1 <= 16 ? 2 : 4; }
+
 // Shared memory of a block, in bytes from its beginning.
 struct GradientShared {
   int half_matrix, matrix, first_matrix, first, bias, f, v, coords, grad_coords, grad_v, grad_u, stage, u, stage_size, size;
-  int columns_row;
+  // Bytes of rows: of columns behind kOwnColumns, of all columns, of pairs.
+  int f_row, columns_row, pair_row;
 
-  PGCONV_INLINE GradientShared of(const NetShape& net, int columns, int v_fields, int u_fields) {
+  // `tiles` of numbers of a kernel may be more than the coordinates need.
+  PGCONV_INLINE GradientShared of(const NetShape& net, int tiles, int columns, int outputs, int v_fields, int u_fields) {
     GradientShared s;
     auto take = [at = 0](int bytes) mutable {
       int begin = at;
       at += (bytes + 15) / 16 * 16;
       return begin;
     };
-    s.columns_row = (columns + 15) / 16 * 32 + 16;
+    const int steps = row_steps(net.coord_dim), most = columns > kOwnColumns ? (columns + 15) / 16 * 16 : kOwnColumns;
+    s.f_row = most > kOwnColumns ? 2 * (most - kOwnColumns) + 16 : 0;
+    s.columns_row = 2 * most + 16;
+    s.pair_row = row_bytes(2 * steps + tiles);
     s.half_matrix = take(2 * kGradientWidth * kGradientMatrixRow);
     s.matrix = take(2 * kGradientWidth * kGradientMatrixRow);
     s.first_matrix = take(2 * kGradientWidth * kGradientFirstRow);
-    s.first = take((net.coord_dim + 1) * kGradientWidth * 4);
+    s.first = take(kGradientWidth * row_bytes(2 * steps));
     s.bias = take(kGradientWidth * 4);
-    s.f = take(kGradientInputs * s.columns_row);
-    s.v = take(v_fields * kGradientInputs * 4);
-    s.coords = take(kPointWarps * net.coord_dim * kWarp * 4);
-    s.grad_coords = take(kPointWarps * net.coord_dim * kWarp * 4);
-    s.grad_v = take(kPointWarps * v_fields * kWarp * 4);
-    s.grad_u = take(kPointWarps * u_fields * kGradientOutputs * 4);
-    s.u = kGradientOutputs * kGradientWidth * s.columns_row;
-    s.stage_size = s.u + (u_fields * kGradientOutputs * 4 + 15) / 16 * 16;
+    s.f = take(kGradientInputs * s.f_row);
+    s.v = take(kPointWarps * v_fields * kFieldRow * 4);
+    s.coords = take(kPointWarps * (outputs > 1 ? 32 : 16) * s.pair_row);
+    s.grad_coords = take(kPointWarps * net.coord_dim * outputs * 16 * 4);
+    s.grad_v = take(kPointWarps * v_fields * kFieldRow * 4);
+    s.grad_u = take(kPointWarps * u_fields * kFieldRow * 4);
+    s.u = outputs * kGradientWidth * s.columns_row;
+    s.stage_size = s.u + u_fields * kFieldRow * 4;
     s.stage = take(2 * s.stage_size);
     s.size = take(0);
     return s;
   }
 };
 
-// Back from the coordinates of lane_coordinates(): adds to the fields of v, at a distance of kWarp, and writes those of u, summed
-// over the 16 lanes that share it.
-template <class G>
-PGCONV_DEVICE void group_gradients(const Features<float>& e, int own, const float* v, int v_row, const float* u, int u_row,
-                                   const float* gx, float* grad_v, float* grad_u, int grad_u_row) {
-  const float *a = e.correlation ? u : v, *b = e.correlation ? v : u;
-  int a_row = e.correlation ? u_row : v_row, b_row = e.correlation ? v_row : u_row;
-  float fa[G::fields], fb[G::fields] = {}, g[G::element], x[G::max_coords] = {};
-  float gg[G::element] = {}, ga[G::fields] = {}, gb[G::fields] = {};
-  PGCONV_UNROLL
-  for (int c = 0; c < G::fields; ++c) fa[c] = a[(e.orbit + c) * a_row];
-  PGCONV_UNROLL
-  for (int c = 0; c < G::element; ++c) fb[c] = b[(e.orbit + c) * b_row];
-  PGCONV_UNROLL
-  for (int c = 0; c < G::max_coords; ++c)
-    if (c < own) x[c] = gx[c * kWarp];
-  G::relative(fa, fb, g);
-  G::coordinates_backward(e.chart, e.part, g, x, gg);
-  G::relative_backward(fa, fb, gg, ga, gb);
-  auto add = [&](int c, float of_a, float of_b, bool b_read) {
-    float of_v = e.correlation ? of_b : of_a, of_u = e.correlation ? of_a : of_b;
-    if (b_read || !e.correlation) grad_v[c * kWarp] += of_v;
-    if (b_read || e.correlation) {
-      for (int mask = 8; mask > 0; mask /= 2) of_u += exchange(of_u, mask);
-      if (lane() % 16 == 0) grad_u[c * grad_u_row] = of_u;
-    }
-  };
-  for (int c = 0; c < e.orbit; ++c) add(c, gx[(own + c) * kWarp], gx[(own + e.orbit + c) * kWarp], true);
-  // Of b the fields behind the element are not read, and have no place.
-  PGCONV_UNROLL
-  for (int c = 0; c < G::fields; ++c) add(e.orbit + c, ga[c], gb[c], c < G::element);
-}
-
-PGCONV_DEVICE void lane_gradients(const Features<float>& e, int own, const float* v, int v_row, const float* u, int u_row,
-                                  const float* gx, float* grad_v, float* grad_u, int grad_u_row) {
-  with_group(e.group, [&](auto group) {
-    group_gradients<decltype(group)>(e, own, v, v_row, u, u_row, gx, grad_v, grad_u, grad_u_row);
-  });
-}
-
-// The right operand (pair, number) of coordinates, in two parts: numbers d < D are the high parts, D is 1, those from D + 1 on the
-// low parts, 0 in all places behind.
-template <class E>
-PGCONV_DEVICE void coordinate_operand(const float* x, int D, int number, uint32_t (&right)[2]) {
-  int d = number < D + 1 ? number : number - (D + 1);
-  bool low = number > D;
-  const float* from = x + d * kWarp + lane() % 4 * 2;
-  PGCONV_UNROLL
-  for (int k = 0; k < 2; ++k) {
-    float x0 = 0, x1 = 0;
-    if (d < D) x0 = from[8 * k], x1 = from[8 * k + 1];
-    if (d == D && !low) x0 = x1 = 1;
-    right[k] = E::pack(x0, x1);
-    if (low) right[k] = E::pack(x0 - E::value(right[k], 0), x1 - E::value(right[k], 1));
-  }
-}
-
-// tiles: of 8 numbers, for both parts of the coordinates and the bias.
-template <class E, int tiles>
+// tiles: of numbers, see above.
+template <class E, class Net, int tiles>
 PGCONV_KERNEL(kPointWarps * kWarp) point_gradient(const PointGradient p) {
-  constexpr int width = kGradientWidth, T = width / 8;
+  constexpr int width = kGradientWidth, T = width / 8, coord_tiles = tiles > 2 ? 2 : 1;
+  constexpr bool first_resident = Net::steps == kShortSteps, split = Net::split;
   const Features<float>& e = p.elements;
   const NetShape& shape = p.net.shape;
-  const int D = shape.coord_dim, H = shape.hidden, columns = int(p.images * p.C);
-  const bool deep = shape.hidden_layers > 1;
-  const auto shared = GradientShared::of(shape, columns, p.v_fields, p.u_fields);
+  const int D = shape.coord_dim, H = shape.hidden, columns = p.images * p.C, steps = p.net.steps();
+  const bool deep = (Net::layers >= 0 ? Net::layers : shape.hidden_layers) > 1;
+  const auto shared = GradientShared::of(shape, tiles, columns, p.outputs, p.v_fields, p.u_fields);
   unsigned char* memory = shared_memory<unsigned char>();
   const int g = lane() / 4, t = lane() % 4;
 
   int64_t at = block();
   const int64_t input_block = at % p.input_blocks;
   at /= p.input_blocks;
-  const int64_t split = at % p.splits, s = at / p.splits;
-  const int64_t j0 = input_block * kGradientInputs, i_begin = split * p.split_outputs;
-  const int64_t i_end = i_begin + p.split_outputs < e.Nu ? i_begin + p.split_outputs : e.Nu;
+  const int64_t split_part = at % p.splits, s = at / p.splits, i_begin = split_part * p.split_outputs;
+  const int64_t own_inputs = input_block * kGradientInputs + warp() * 16;
+  const int outputs = int(i_begin + p.split_outputs < e.Nu ? p.split_outputs : e.Nu - i_begin);
 
-  auto* first = reinterpret_cast<float*>(memory + shared.first);
   auto* bias = reinterpret_cast<float*>(memory + shared.bias);
-  auto* v = reinterpret_cast<float*>(memory + shared.v);
-  auto* x = reinterpret_cast<float*>(memory + shared.coords) + warp() * D * kWarp;
-  auto* gx = reinterpret_cast<float*>(memory + shared.grad_coords) + warp() * D * kWarp;
-  auto* grad_v = reinterpret_cast<float*>(memory + shared.grad_v) + warp() * p.v_fields * kWarp;
+  auto own_fields = [&](int begin, int fields) { return reinterpret_cast<float*>(memory + begin) + warp() * fields * kFieldRow; };
+  float *v = own_fields(shared.v, p.v_fields), *grad_v = own_fields(shared.grad_v, p.v_fields);
   auto* grad_u = reinterpret_cast<float*>(memory + shared.grad_u);  // [warp][field][output]
-  for (int k = thread(); k < (D + 1) * width; k += threads()) first[k] = p.net.first[k];
-  for (int c = 0; c < p.v_fields; ++c) grad_v[c * kWarp + lane()] = 0;
+  unsigned char* pairs = memory + shared.coords + warp() * (p.outputs > 1 ? 32 : 16) * shared.pair_row;
+  auto* grad_coords = reinterpret_cast<float*>(memory + shared.grad_coords) + warp() * D * p.outputs * 16;
+  const int numbers = 2 * steps * kOctetBytes;  // of a pair, from its row's beginning
+
   for (int k = thread(); k < 2 * width * kGradientCoords / 8; k += threads())
     copy_async<16>(memory + shared.first_matrix + k / 2 * kGradientFirstRow + k % 2 * 16, p.first + 8 * k, true);
+  const int first_row = row_bytes(2 * steps);
+  for (int k = thread(); k < 2 * steps * width; k += threads())
+    copy_async<16>(memory + shared.first + k / (2 * steps) * first_row + k % (2 * steps) * kOctetBytes, p.net.rows + 8 * k, true);
   if (deep) {
     for (int k = thread(); k < width; k += threads()) bias[k] = p.net.biases[k];
     for (int k = thread(); k < 2 * width * width / 8; k += threads()) {
       int to = k / (width / 8) * kGradientMatrixRow + k % (width / 8) * 16;
-      copy_async<16>(memory + shared.half_matrix + to, p.net.matrices + 8 * k, true);
+      if (split || k < width * width / 8) copy_async<16>(memory + shared.half_matrix + to, p.net.matrices + 8 * k, true);
       copy_async<16>(memory + shared.matrix + to, p.matrix + 8 * k, true);
     }
   }
-  auto matrix_at = [&](int begin, int row) { return SharedMatrix{memory + begin, row, width * row}; };
-  const SharedMatrix half_matrix = matrix_at(shared.half_matrix, kGradientMatrixRow);
-  const SharedMatrix matrix = matrix_at(shared.matrix, kGradientMatrixRow);
-  const SharedMatrix first_matrix = matrix_at(shared.first_matrix, kGradientFirstRow);
-  // Rows of `granules` times 8 columns of what is stored as [image][number][C].
-  const int granules = (columns + 15) / 16 * 2;
-  auto load_columns = [&](unsigned char* to, int k, const uint16_t* from, int64_t numbers, int64_t number, bool valid) {
-    int64_t c = k % granules * 8, image = c / p.C;
-    valid = valid && image < p.images;
-    from += valid ? ((s * p.images + image) * numbers + number) * p.C + c % p.C : 0;
-    copy_async<16>(to + k / granules * shared.columns_row + k % granules * 16, from, valid);
-  };
-  for (int k = thread(); k < kGradientInputs * granules; k += threads()) {
-    int64_t j = j0 + k / granules;
-    load_columns(memory + shared.f, k, p.f, e.Nv, j, j < e.Nv);
-  }
   // Inputs beyond the end have signal 0 and elements of zeros, so that their gradients are 0; likewise outputs.
-  for (int k = thread(); k < p.v_fields * kGradientInputs; k += threads()) {
-    int64_t j = j0 + k % kGradientInputs;
-    v[k] = j < e.Nv ? e.v_fields[k / kGradientInputs * e.v_count + s * e.v_batch + j] : 0.0f;
+  for (int k = lane(); k < p.v_fields * kFieldRow; k += kWarp) {
+    int64_t j = own_inputs + k % kFieldRow;
+    v[k] = j < e.Nv ? e.v_fields[k / kFieldRow * e.v_count + s * e.v_batch + j] : 0.0f;
+    grad_v[k] = 0;
   }
-  auto load_stage = [&](int64_t i0, int buffer) {
+  if (lane() < (p.outputs > 1 ? 32 : 16)) {
+    unsigned char* own_pair = pairs + lane() * shared.pair_row;
+    put_no_coordinates(own_pair, D, 2 * steps);
+    PGCONV_UNROLL
+    for (int k = 0; k < tiles; ++k) put_octet(own_pair, 2 * steps + k, {});
+    reinterpret_cast<uint16_t*>(own_pair + numbers)[D] = uint16_t(E::pack(1, 1));
+  }
+
+  // Where column c of a number's row is, of what is stored as [image][number][C].
+  auto column_at = [&](const uint16_t* from, int c, int64_t count, int64_t number) {
+    int image = c / p.C;
+    return from + ((s * p.images + image) * count + number) * p.C + (c - image * p.C);
+  };
+  const int more = (shared.columns_row - 16) / 16 - kOwnColumns / 8;  // octets of columns behind those in registers
+  for (int k = thread(); k < kGradientInputs * more; k += threads()) {
+    int c = kOwnColumns + k % more * 8;
+    int64_t j = input_block * kGradientInputs + k / more;
+    bool valid = c < columns && j < e.Nv;
+    copy_async<16>(memory + shared.f + k / more * shared.f_row + k % more * 16, valid ? column_at(p.f, c, e.Nv, j) : p.f, valid);
+  }
+  const int octets = kOwnColumns / 8 + more;
+  auto load_stage = [&](int i0, int buffer) {
     unsigned char* stage = memory + shared.stage + buffer * shared.stage_size;
-    for (int k = thread(); k < kGradientOutputs * width * granules; k += threads()) {
-      int row = k / granules, h = row % width;
-      int64_t i = i0 + row / width;
-      load_columns(stage, k, p.moments, e.Nu * H, i * H + h, i < i_end && h < H);
+    for (int k = thread(); k < p.outputs * width * octets; k += threads()) {
+      int row = k / octets, c = (k - row * octets) * 8, i = i0 + row / width, h = row % width;
+      bool valid = c < columns && i < outputs && h < H;
+      copy_async<16>(stage + row * shared.columns_row + 2 * c,
+                     valid ? column_at(p.moments, c, e.Nu * H, (i_begin + i) * H + h) : p.moments, valid);
     }
-    for (int k = thread(); k < p.u_fields * kGradientOutputs; k += threads()) {
-      int64_t i = i0 + k % kGradientOutputs;
-      const float* from = e.u_fields + k / kGradientOutputs * e.u_count + s * e.u_batch + (i < i_end ? i : 0);
-      copy_async<4>(stage + shared.u + k * 4, from, i < i_end);
+    for (int k = thread(); k < p.u_fields * kFieldRow; k += threads()) {
+      int i = i0 + k % kFieldRow;
+      bool valid = i < outputs && k % kFieldRow < p.outputs;
+      const float* from = e.u_fields + k / kFieldRow * e.u_count + s * e.u_batch + (valid ? i_begin + i : 0);
+      copy_async<4>(stage + shared.u + k * 4, from, valid);
     }
   };
+  commit_copies();
+  load_stage(0, 0);
+  commit_copies();
+
+  // The signal of the first columns, left operands (pair, column).
+  uint32_t signal[kOwnColumns / 16][4];
+  PGCONV_UNROLL
+  for (int k = 0; k < kOwnColumns / 16; ++k)
+    PGCONV_UNROLL
+    for (int n = 0; n < 4; ++n) {
+      int64_t j = own_inputs + g + n % 2 * 8;
+      int c = 16 * k + n / 2 * 8 + 2 * t;
+      signal[k][n] = j < e.Nv && c < columns ? *reinterpret_cast<const uint32_t*>(column_at(p.f, c, e.Nv, j)) : 0u;
+    }
+  wait_copies<1>();
+  sync_block();
+
+  // Right operands of the first layer, there and back.
+  const unsigned char* own_first = right_rows(memory + shared.first, first_row);
+  uint32_t first[first_resident ? Net::steps : 1][T / 2][4], first_back[2][T / 2][4];
+  if constexpr (first_resident)
+    PGCONV_UNROLL
+    for (int k = 0; k < Net::steps; ++k)
+      PGCONV_UNROLL
+      for (int m = 0; m < T / 2; ++m) load_matrices(first[k][m], own_first + 16 * m * first_row + 32 * k);
+  const unsigned char* own_back = left_rows(memory + shared.first_matrix, kGradientFirstRow);
+  if constexpr (first_resident)
+    PGCONV_UNROLL
+    for (int part = 0; part < 2; ++part)
+      PGCONV_UNROLL
+      for (int k = 0; k < T / 2; ++k)
+        load_matrices_transposed(first_back[part][k], own_back + (part * width + 16 * k) * kGradientFirstRow);
+  auto matrix_at = [&](int begin) { return SharedMatrix{memory + begin, kGradientMatrixRow, width * kGradientMatrixRow}; };
+  const SharedMatrix half_matrix = matrix_at(shared.half_matrix), matrix = matrix_at(shared.matrix);
 
   float sums_first[T / 2][tiles][4] = {}, sums_matrix[T / 2][T + 1][4] = {};
-  load_stage(i_begin, 0);
-  commit_copies();
   int buffer = 0;
-  for (int64_t i0 = i_begin; i0 < i_end; i0 += kGradientOutputs, buffer ^= 1) {
-    if (i0 + kGradientOutputs < i_end) load_stage(i0 + kGradientOutputs, buffer ^ 1);
+  for (int i0 = 0; i0 < outputs; i0 += p.outputs, buffer ^= 1) {
+    if (i0 + p.outputs < outputs) load_stage(i0 + p.outputs, buffer ^ 1);
     commit_copies();
     wait_copies<1>();
     sync_block();
     const unsigned char* stage = memory + shared.stage + buffer * shared.stage_size;
-    const float* own_v = v + warp() * 16 + lane() % 16;
-    const float* own_u = reinterpret_cast<const float*>(stage + shared.u) + lane() / 16;
-    auto put = [x](int d, float value) { x[d * kWarp + lane()] = value; };
-    if (e.correlation)
-      lane_coordinates(e, p.own, own_u, kGradientOutputs, own_v, kGradientInputs, put);
-    else
-      lane_coordinates(e, p.own, own_v, kGradientInputs, own_u, kGradientOutputs, put);
-    sync_warp();
+    auto* u = reinterpret_cast<const float*>(stage + shared.u);
+    const int count = outputs - i0 < p.outputs ? outputs - i0 : p.outputs;
 
-    for (int r = 0; r < kGradientOutputs; ++r) {
+    for (int r = 0; r < count; ++r) {
+      // Coordinates of two outputs, one of them for half of the lanes.
+      if (r % 2 == 0) {
+        sync_warp();
+        if (r + lane() / 16 < p.outputs) {
+          const float *own_v = v + lane() % 16, *own_u = u + r + lane() / 16;
+          const float *a = e.correlation ? own_u : own_v, *b = e.correlation ? own_v : own_u;
+          unsigned char* own_pair = pairs + lane() * shared.pair_row;
+          lane_coordinates(e, p.own, a, kFieldRow, b, kFieldRow, [&](int d, float x) {
+            uint32_t both = put_coordinate(own_pair, d, x);
+            if constexpr (std::is_same<E, Half>::value) both = E::pack(x, x - E::value(E::pack(x, 0), 0));
+            auto* own_numbers = reinterpret_cast<uint16_t*>(own_pair + numbers) + d;
+            own_numbers[0] = uint16_t(both);
+            own_numbers[D + 1] = uint16_t(both >> 16);
+          });
+        }
+        sync_warp();
+      }
+      const unsigned char* rows = pairs + r % 2 * 16 * shared.pair_row;
+
       // The net again: slopes of the first layer, its values, and slopes of the last.
-      float slope[T][4], last_slope[T][4], value[T][4];
-      first_layer(first, D, x + 16 * r, slope);
-      fast_activate_both(shape.activation, slope, value);
+      float slope[T][4] = {}, last_slope[T][4], value[T][4];
+      const unsigned char* own_pairs = left_rows(rows, shared.pair_row);
+      repeat<Net::steps>(steps, [&](int k) {
+        uint32_t x[4];
+        load_matrices(x, own_pairs + 32 * k);
+        PGCONV_UNROLL
+        for (int m = 0; m < T / 2; ++m) {
+          uint32_t loaded[4];
+          if constexpr (!first_resident) load_matrices(loaded, own_first + 16 * m * first_row + 32 * k);
+          const uint32_t(&w)[4] = first_resident ? first[first_resident ? k : 0][m] : loaded;
+          Bfloat16::multiply_add(slope[2 * m], x, w[0], w[1]);
+          Bfloat16::multiply_add(slope[2 * m + 1], x, w[2], w[3]);
+        }
+      });
+      fast_activate_both<Net::activation>(shape.activation, slope, value);
       if (deep) {
         Words<T> h;
-        pack_both<Half>(value, h);
-        multiply_rows<Half>(half_matrix, true, h, bias, last_slope);
+        if constexpr (split)
+          pack_both<Half>(value, h);
+        else
+          pack_rows<Half>(value, h.high);
+        multiply_rows<Half>(half_matrix, split, h, bias, last_slope);
         float unused[T][4];
-        fast_activate_both(shape.activation, last_slope, unused);
+        fast_activate_both<Net::activation>(shape.activation, last_slope, unused);
       }
 
       float dphi[T][4] = {};
-      const unsigned char* own_f = memory + shared.f + (warp() * 16 + lane() % 16) * shared.columns_row + lane() / 16 * 16;
-      const unsigned char* own_m =
-          stage + (r * width + lane() % 8 + lane() / 16 * 8) * shared.columns_row + lane() / 8 % 2 * 16;
-      for (int k = 0; k < granules / 2; ++k) {
-        uint32_t left[4];
-        load_matrices(left, own_f + 32 * k);
+      const unsigned char* own_m = right_rows(stage + r * width * shared.columns_row, shared.columns_row);
+      auto multiply_columns_of = [&](int k, const uint32_t(&left)[4]) {
         PGCONV_UNROLL
         for (int n = 0; n < T / 2; ++n) {
           uint32_t m[4];
@@ -251,16 +269,28 @@ PGCONV_KERNEL(kPointWarps * kWarp) point_gradient(const PointGradient p) {
           E::multiply_add(dphi[2 * n], left, m[0], m[1]);
           E::multiply_add(dphi[2 * n + 1], left, m[2], m[3]);
         }
+      };
+      PGCONV_UNROLL
+      for (int k = 0; k < kOwnColumns / 16; ++k) multiply_columns_of(k, signal[k]);
+      const unsigned char* own_f = left_rows(memory + shared.f + warp() * 16 * shared.f_row, shared.f_row);
+      PGCONV_ROLLED
+      for (int k = 0; k < more / 2; ++k) {
+        uint32_t left[4];
+        load_matrices(left, own_f + 32 * k);
+        multiply_columns_of(kOwnColumns / 16 + k, left);
       }
 
-      // dz: gradients of the first layer's phases, words (pair, feature).
+      // dz: gradients of the phases, words (pair, feature); the last layer's first.
       uint32_t dz[T][2];
-      if (deep) {
+      auto multiply_slope = [&](const float(&own)[T][4]) {
         PGCONV_UNROLL
         for (int n = 0; n < T; ++n)
           PGCONV_UNROLL
-          for (int k = 0; k < 4; ++k) dphi[n][k] *= last_slope[n][k];
+          for (int k = 0; k < 4; ++k) dphi[n][k] *= own[n][k];
         pack_rows<E>(dphi, dz);
+      };
+      if (deep) {
+        multiply_slope(last_slope);
         uint32_t left[T / 2][4], h[T][2];
         transpose_rows(dz, left);
         pack_rows<E>(value, h);
@@ -279,48 +309,57 @@ PGCONV_KERNEL(kPointWarps * kWarp) point_gradient(const PointGradient p) {
           for (int k = 0; k < 4; ++k) dphi[n][k] = 0;
         multiply_columns<E>(matrix, dz, dphi);
       }
-      PGCONV_UNROLL
-      for (int n = 0; n < T; ++n)
-        PGCONV_UNROLL
-        for (int k = 0; k < 4; ++k) dphi[n][k] *= slope[n][k];
-      pack_rows<E>(dphi, dz);
+      multiply_slope(slope);
 
       uint32_t left[T / 2][4];
       transpose_rows(dz, left);
       PGCONV_UNROLL
-      for (int n = 0; n < tiles; ++n) {
-        uint32_t right[2];
-        coordinate_operand<E>(x + 16 * r, D, 8 * n + g, right);
+      for (int n = 0; n < tiles; n += 2) {
+        uint32_t right[4];
+        load_matrices_transposed(right, rows + numbers + lane() % 16 * shared.pair_row + (tiles > 1 ? n + lane() / 16 : 0) * 16);
         PGCONV_UNROLL
-        for (int m = 0; m < T / 2; ++m) E::multiply_add(sums_first[m][n], left[m], right[0], right[1]);
+        for (int m = 0; m < T / 2; ++m) {
+          E::multiply_add(sums_first[m][n], left[m], right[0], right[1]);
+          if constexpr (tiles > 1) E::multiply_add(sums_first[m][n + 1], left[m], right[2], right[3]);
+        }
       }
-      float dx[2][4] = {};
-      multiply_columns<E>(first_matrix, dz, dx);
+      float dx[2][coord_tiles][4] = {};  // of the two parts of the matrix, so as to wait for half as long
       PGCONV_UNROLL
-      for (int n = 0; n < 2; ++n)
+      for (int part = 0; part < 2; ++part)
+        PGCONV_UNROLL
+        for (int k = 0; k < T / 2; ++k) {
+          uint32_t loaded[4];
+          if constexpr (!first_resident)
+            load_matrices_transposed(loaded, own_back + (part * width + 16 * k) * kGradientFirstRow);
+          const uint32_t(&w)[4] = first_resident ? first_back[part][k] : loaded;
+          uint32_t of_pairs[4] = {dz[2 * k][0], dz[2 * k][1], dz[2 * k + 1][0], dz[2 * k + 1][1]};
+          E::multiply_add(dx[part][0], of_pairs, w[0], w[1]);
+          if constexpr (coord_tiles > 1) E::multiply_add(dx[part][1], of_pairs, w[2], w[3]);
+        }
+      PGCONV_UNROLL
+      for (int n = 0; n < coord_tiles; ++n)
         PGCONV_UNROLL
         for (int k = 0; k < 4; ++k) {
           int d = 8 * n + 2 * t + k % 2;
-          if (d < D) gx[d * kWarp + 16 * r + g + k / 2 * 8] = dx[n][k];
+          if (d < D) grad_coords[(d * p.outputs + r) * 16 + g + k / 2 * 8] = dx[0][n][k] + dx[1][n][k];
         }
     }
     sync_warp();
-    lane_gradients(e, p.own, own_v, kGradientInputs, own_u, kGradientOutputs, gx + lane(), grad_v + lane(),
-                   grad_u + warp() * p.u_fields * kGradientOutputs + lane() / 16, kGradientOutputs);
+    lane_gradients(e, p.own, {v + lane() % 16, u, grad_coords + lane() % 16, count, p.outputs, grad_v + lane() % 16,
+                              grad_u + warp() * p.u_fields * kFieldRow});
     sync_block();
-    for (int k = thread(); k < p.u_fields * kGradientOutputs; k += threads()) {
-      int64_t i = i0 + k % kGradientOutputs;
+    for (int k = thread(); k < p.u_fields * count; k += threads()) {
+      int field = k / count, r = k - field * count;
       float sum = 0;
-      for (int w = 0; w < kPointWarps; ++w) sum += grad_u[w * p.u_fields * kGradientOutputs + k];
-      if (i < i_end) p.u[((s * p.input_blocks + input_block) * p.u_fields + k / kGradientOutputs) * e.Nu + i] = sum;
+      for (int w = 0; w < kPointWarps; ++w) sum += grad_u[(w * p.u_fields + field) * kFieldRow + r];
+      p.u[((s * p.input_blocks + input_block) * p.u_fields + field) * e.Nu + i_begin + i0 + r] = sum;
     }
   }
 
-  for (int c = 0; c < p.v_fields; ++c) {
-    float both = grad_v[c * kWarp + lane()];
-    both += exchange(both, 16);
-    int64_t j = j0 + warp() * 16 + lane();
-    if (lane() < 16 && j < e.Nv) p.v[((s * p.splits + split) * p.v_fields + c) * e.Nv + j] = both;
+  sync_warp();
+  for (int k = lane(); k < p.v_fields * kFieldRow; k += kWarp) {
+    int64_t j = own_inputs + k % kFieldRow;
+    if (j < e.Nv) p.v[((s * p.splits + split_part) * p.v_fields + k / kFieldRow) * e.Nv + j] = grad_v[k];
   }
   float* to = p.params + (block() * kPointWarps + warp()) * kGradientParams;
   PGCONV_UNROLL
@@ -351,58 +390,6 @@ PGCONV_KERNEL(kPointWarps * kWarp) point_gradient(const PointGradient p) {
         int h = 16 * m + g + k / 2 * 8, number = 8 * n + 2 * t + k % 2 - (D + 1);
         if (number >= 0 && number < D) to[number * width + h] += sums_first[m][n][k];
       }
-}
-
-// The net's matrices as PointGradient has them.
-struct PackGradientNet {
-  NetShape shape;
-  const float* params;
-  uint16_t *matrix, *first;
-};
-
-template <class E>
-PGCONV_KERNEL(256) pack_gradient_net(const PackGradientNet p) {
-  constexpr int width = kGradientWidth, coords = kGradientCoords;
-  int H = p.shape.hidden, D = p.shape.coord_dim;
-  const float* hidden = p.params + H * (D + 1);
-  float scale = p.shape.activation == kSin ? hidden[(p.shape.hidden_layers - 1) * H * (H + 1)] : 1.0f;
-  for (int k = int(block()) * threads() + thread(); k < 2 * width * (width + coords); k += int(blocks()) * threads()) {
-    if (int n = k - 2 * width * width; n >= 0) {
-      int h = n / coords % width, c = n % coords;
-      p.first[n] = part_of<E>(h < H && c < D ? scale * p.params[h * D + c] : 0.0f, n / (width * coords));
-    } else {
-      int h = k / width % width, c = k % width;
-      bool inside = p.shape.hidden_layers > 1 && h < H && c < H;
-      p.matrix[k] = part_of<E>(inside ? scale * hidden[h * H + c] : 0.0f, k / (width * width));
-    }
-  }
-}
-
-// Of the padded sums of all warps, in double: gradients with respect to the phases' parameters, and of the parameters.
-struct SumGradientNet {
-  NetShape shape;
-  int64_t parts;
-  const float* sums;
-  const float* params;
-  double* totals;
-  float* grad;
-};
-
-PGCONV_KERNEL(256) sum_gradient_net(const SumGradientNet p) {
-  constexpr int width = kGradientWidth;
-  int H = p.shape.hidden, D = p.shape.coord_dim, first = H * (D + 1);
-  int count = first + (p.shape.hidden_layers - 1) * H * (H + 1);
-  double slope = p.shape.activation == kSin ? double(p.params[count]) : 1;
-  for (int k = int(block()) * threads() + thread(); k < count; k += int(blocks()) * threads()) {
-    int n = k < first ? k : k - first, in = k < first ? D : H, from = k < first ? 0 : kGradientCoords * width;
-    from += n < H * in ? n % in * width + n / in : in * width + (n - H * in);
-    // The second layer's bias stands behind its padded matrix.
-    if (k >= first && n >= H * in) from += (width - in) * width;
-    double sum = 0;
-    for (int64_t q = 0; q < p.parts; ++q) sum += p.sums[q * kGradientParams + from];
-    p.totals[k] = sum;
-    p.grad[k] = float(slope * sum);
-  }
 }
 
 }  // namespace PGCONV_ISA

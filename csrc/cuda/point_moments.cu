@@ -21,7 +21,7 @@ constexpr int64_t kLeastInputs = 128;
 
 template <class Tile>
 bool fits(const NetShape& shape) {
-  HalfNet net{shape, Tile::width, true, nullptr, nullptr, nullptr, nullptr};
+  HalfNet net{shape, Tile::width, true, nullptr, nullptr, nullptr};
   return shape.hidden <= Tile::width && PointShared<Tile>::of(net, kMaxFields, kMaxFields).size <= kMostSharedBytes;
 }
 

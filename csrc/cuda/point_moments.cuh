@@ -52,28 +52,6 @@ PGCONV_KERNEL(256) sum_parts(const SumParts p) {
   }
 }
 
-// What a net is known to be when a kernel is compiled; kAny: what is read when it runs.
-constexpr int kAny = -1;
-template <int activation_ = kAny, int layers_ = kAny, int steps_ = kAny, int split_ = kAny>
-struct KnownNet {
-  static constexpr int activation = activation_;
-  static constexpr int layers = layers_;  // hidden ones
-  static constexpr int steps = steps_;    // of the first layer
-  static constexpr int split = split_;    // whether products are of two parts
-};
-
-// f(k) for k < count, of which the compiler may know.
-template <int known, class F>
-PGCONV_DEVICE void repeat(int count, F f) {
-  if constexpr (known >= 0) {
-    PGCONV_UNROLL
-    for (int k = 0; k < known; ++k) f(k);
-  } else {
-    PGCONV_ROLLED
-    for (int k = 0; k < count; ++k) f(k);
-  }
-}
-
 // Tiles of 16 features and of 8 columns, of a warp: what it sums up has features * columns * 4 numbers for each lane. Parts of
 // the signal: 1, or 2 for float32. Warps of a block, blocks of a multiprocessor; inputs whose signal and fields a block holds at
 // a time, twice, and whose coordinates a warp does.
@@ -101,10 +79,10 @@ struct PointShared {
       return begin;
     };
     s.matrices = take(net.parts() * net.layers() * Tile::width * Tile::matrix_row);
-    s.first = take(Tile::width * row_bytes(net.steps()));
+    s.first = take(Tile::width * row_bytes(2 * net.steps()));
     s.biases = take(net.layers() * Tile::width * 4);
     s.u = take(u_fields * Tile::stage * 4);
-    s.coords = take(Tile::warps * Tile::coords * row_bytes(net.steps()));
+    s.coords = take(Tile::warps * Tile::coords * row_bytes(2 * net.steps()));
     s.fields = Tile::parts * Tile::stage * Tile::signal_row;
     s.stage_size = s.fields + v_fields * Tile::stage * 4;
     s.stage = take(2 * s.stage_size);
@@ -136,7 +114,7 @@ PGCONV_KERNEL_PER(Tile::threads, Tile::blocks) point_moments(const PointMoments 
 
   auto* biases = reinterpret_cast<float*>(memory + shared.biases);
   auto* u = reinterpret_cast<float*>(memory + shared.u);
-  const int pair_row = row_bytes(steps);
+  const int pair_row = row_bytes(2 * steps);
   unsigned char* pairs = memory + shared.coords + warp() * Tile::coords * pair_row;
   for (int k = thread(); k < 2 * steps * width; k += Tile::threads)
     copy_async<16>(memory + shared.first + k / (2 * steps) * pair_row + k % (2 * steps) * kOctetBytes, p.net.rows + 8 * k, true);
@@ -272,6 +250,12 @@ PGCONV_KERNEL_PER(Tile::threads, Tile::blocks) point_moments(const PointMoments 
         for (int m = 0; m < M; ++m) {
           const float* bias = biases + (last - 1) * width + 16 * m + g;
           float y[2][4] = {};
+          auto add_bias = [&] {
+            PGCONV_UNROLL
+            for (int n = 0; n < 2; ++n)
+              PGCONV_UNROLL
+              for (int k = 0; k < 4; ++k) y[n][k] = split ? y[n][k] + bias[k / 2 * 8] : bias[k / 2 * 8];
+          };
           auto multiply = [&](const uint32_t(&words)[2 * M][2], int part) {
             PGCONV_UNROLL
             for (int k = 0; k < M; ++k) {
@@ -287,10 +271,7 @@ PGCONV_KERNEL_PER(Tile::threads, Tile::blocks) point_moments(const PointMoments 
             multiply(h.low, 0);
             multiply(h.high, 1);
           }
-          PGCONV_UNROLL
-          for (int n = 0; n < 2; ++n)
-            PGCONV_UNROLL
-            for (int k = 0; k < 4; ++k) y[n][k] += bias[k / 2 * 8];
+          add_bias();
           multiply(h.high, 0);
           fast_activate<Net::activation, exact>(shape.activation, y);
           PGCONV_UNROLL

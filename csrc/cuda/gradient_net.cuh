@@ -1,0 +1,81 @@
+// What happens to the net of point_gradient.cuh before and after: its matrices as the kernel takes them, and the sum of what its warps
+// have of the parameters' gradients.
+#pragma once
+
+#include "half_net.cuh"
+
+namespace pgconv {
+namespace PGCONV_ISA {
+
+constexpr int kGradientWidth = 32;   // features, padded
+constexpr int kGradientCoords = 16;  // at most one less
+
+// A warp's sums of parameter gradients, padded: the first layer [kGradientCoords][width], its bias in row D; then the second
+// layer's matrix [width][width] and bias.
+constexpr int kGradientParams = kGradientCoords * kGradientWidth + kGradientWidth * (kGradientWidth + 1);
+
+// Matrices in two parts of the signal's type, the second layer's [width][width] and the first's [width][coords].
+struct PackGradientNet {
+  NetShape shape;
+  const float* params;
+  uint16_t *matrix, *first;
+};
+
+template <class E>
+PGCONV_KERNEL(256) pack_gradient_net(const PackGradientNet p) {
+  constexpr int width = kGradientWidth, coords = kGradientCoords;
+  int H = p.shape.hidden, D = p.shape.coord_dim;
+  const float* hidden = p.params + H * (D + 1);
+  float scale = p.shape.activation == kSin ? hidden[(p.shape.hidden_layers - 1) * H * (H + 1)] : 1.0f;
+  for (int k = int(block()) * threads() + thread(); k < 2 * width * (width + coords); k += int(blocks()) * threads()) {
+    if (int n = k - 2 * width * width; n >= 0) {
+      int h = n / coords % width, c = n % coords;
+      p.first[n] = part_of<E>(h < H && c < D ? scale * p.params[h * D + c] : 0.0f, n / (width * coords));
+    } else {
+      int h = k / width % width, c = k % width;
+      bool inside = p.shape.hidden_layers > 1 && h < H && c < H;
+      p.matrix[k] = part_of<E>(inside ? scale * hidden[h * H + c] : 0.0f, k / (width * width));
+    }
+  }
+}
+
+// Of the padded sums of all warps, in double: gradients with respect to the phases' parameters, and of the parameters. A lane has
+// a parameter, a warp of the block some of the parts.
+struct SumGradientNet {
+  NetShape shape;
+  int64_t parts;
+  const float* sums;
+  const float* params;
+  double* totals;
+  float* grad;
+
+  PGCONV_EVERYWHERE int count() const {
+    return shape.hidden * (shape.coord_dim + 1) + (shape.hidden_layers - 1) * shape.hidden * (shape.hidden + 1);
+  }
+};
+
+constexpr int kSumWarps = 32;
+
+PGCONV_KERNEL(kSumWarps * kWarp) sum_gradient_net(const SumGradientNet p) {
+  constexpr int width = kGradientWidth;
+  int H = p.shape.hidden, D = p.shape.coord_dim, first = H * (D + 1), count = p.count();
+  auto* sums = shared_memory<double>();  // [warp][lane]
+  int k = int(block()) * kWarp + lane();
+  double sum = 0;
+  if (k < count) {
+    int n = k < first ? k : k - first, in = k < first ? D : H, from = k < first ? 0 : kGradientCoords * width;
+    from += n < H * in ? n % in * width + n / in : in * width + (n - H * in);
+    // The second layer's bias stands behind its padded matrix.
+    if (k >= first && n >= H * in) from += (width - in) * width;
+    for (int64_t q = warp(); q < p.parts; q += kSumWarps) sum += p.sums[q * kGradientParams + from];
+  }
+  sums[thread()] = sum;
+  sync_block();
+  if (warp() > 0 || k >= count) return;
+  for (int w = 1; w < kSumWarps; ++w) sum += sums[w * kWarp + lane()];
+  p.totals[k] = sum;
+  p.grad[k] = float((p.shape.activation == kSin ? double(p.params[count]) : 1) * sum);
+}
+
+}  // namespace PGCONV_ISA
+}  // namespace pgconv
