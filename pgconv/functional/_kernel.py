@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from pgconv import groups
+from pgconv._autocast import AUTOCAST_DEVICES
 from pgconv._shapes import (
     check_choice,
     check_floating,
@@ -127,7 +128,7 @@ def check_dtypes(op: str, **tensors: Tensor | None) -> None:
     present = {name: t for name, t in tensors.items() if t is not None}
     first, reference = next(iter(present.items()))
     device = reference.device.type
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+    if device in AUTOCAST_DEVICES and torch.is_autocast_enabled(device):
         return
     for name, tensor in present.items():
         if tensor.dtype != reference.dtype:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pgconv._autocast import AUTOCAST_DEVICES
 from pgconv.backends.reference.vjp import independent
 
 Evaluate = Callable[[Sequence[Any]], Iterable[tuple[slice, Tensor]]]
@@ -37,7 +38,7 @@ def can_be_recomputed(operands: Iterable[Tensor | None]) -> bool:
 def _autocast(like: Tensor) -> AbstractContextManager:
     """What autocasting does now, for later."""
     device = like.device.type
-    if not torch.amp.is_autocast_available(device):
+    if device not in AUTOCAST_DEVICES:
         return nullcontext()
     return torch.autocast(device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
 

@@ -21,6 +21,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pgconv._autocast import AUTOCAST_DEVICES
+
 _POINTWISE = {"silu": F.silu, "relu": F.relu, "gelu": F.gelu, "tanh": torch.tanh}
 ACTIVATIONS = ("sin", *_POINTWISE)
 
@@ -98,7 +100,7 @@ def compute_dtype(dtype: torch.dtype) -> torch.dtype:
 
 def without_autocast(device: torch.device):
     """Context in which autocast cannot lower the precision of a kernel net."""
-    if torch.amp.autocast_mode.is_autocast_available(device.type):
+    if device.type in AUTOCAST_DEVICES:
         return torch.autocast(device.type, enabled=False)
     return contextlib.nullcontext()
 
