@@ -18,28 +18,18 @@
 // form.
 #pragma once
 
-#include "conv_chain.h"
-#include "device.h"
+#include "chain_stage.cuh"
 #include "warpgroup.h"
 
 namespace pgconv {
 namespace PGCONV_ISA {
 
-constexpr int kChainWarps = 8;
 constexpr int kChainPixels = 32, kChainSamples = 8;  // of a block
-constexpr int kChainOctets = 8;                      // of a stage
-constexpr int kChainRow = 16 * kChainOctets;         // bytes of a row of the head in shared memory
-constexpr int kChainThreads = kChainWarps * kWarp;
-constexpr int kMostOutputs = 128;
-constexpr int kChainResult = 2 * kChainPixels * kChainSamples + 16;  // bytes of an output's results in shared memory
 
-// Rows of 128 bytes begin in the same bank; so the place of their granules is turned by the row's number.
-PGCONV_DEVICE int turned(int row, int granule) { return row * kChainRow + (granule ^ (row & 7)) * 16; }
-
-// Channels of a stage, and a block's shared memory in bytes from the beginning.
-struct ChainShared {
-  int channels, halo_height, halo_width, plane;  // plane: granules
-  int offsets, sources, phi, head, stage, stage_size, buffers, ahead, size;
+// A block's shared memory in bytes from the beginning.
+struct ChainShared : ChainStage {
+  int halo_height, halo_width;
+  int offsets, sources, phi, stage, stage_size, buffers, ahead, size;
 
   PGCONV_INLINE ChainShared of(const ConvChain& p, int outputs, bool warpgroups) {
     ChainShared s;
@@ -58,121 +48,11 @@ struct ChainShared {
     s.buffers = 2 + warpgroups;
     s.ahead = s.stage + (s.buffers + 1) * s.stage_size <= most ? 2 : 1;
     s.buffers += s.ahead - 1;
-    int loop = s.buffers * s.stage_size, results = outputs * kChainResult;
+    int loop = s.buffers * s.stage_size, results = outputs * kChainResult<kChainSamples, kChainPixels>;
     s.size = s.stage + (loop > results ? loop : results);
     return s;
   }
 };
-
-constexpr int kHeldCopies = 3;
-
-// A thread's part of the copies of a stage: granules kChainThreads apart of window planes, and of rows of the head. Addresses are
-// advanced or held in registers: a division for each granule would take longer than the products.
-struct ChainCopies {
-  const uint16_t *window, *head;  // of channel 0; head: of the thread's first row
-  int64_t plane;                  // numbers
-  int held[kHeldCopies];          // where its granules of a stage come from, -1: from nowhere
-  int granule, row, rows, head_to;
-  int64_t head_step;
-  bool few;                       // so few that they can be held; only where registers are left they are
-
-  PGCONV_DEVICE ChainCopies of(const ConvChain& p, const ChainShared& shared, const int* sources, int64_t b, int64_t o0) {
-    ChainCopies c;
-    const int image = p.height * p.width * p.vectors;
-    c.plane = int64_t(image) * 8;
-    c.window = p.f + b * p.C * c.plane;
-    c.few = shared.channels * shared.plane <= kHeldCopies * kChainThreads && image <= INT32_MAX / kChainOctets;
-    PGCONV_UNROLL
-    for (int i = 0; i < kHeldCopies; ++i) {
-      const int k = thread() + i * kChainThreads, channel = k / shared.plane, source = sources[k - channel * shared.plane];
-      c.held[i] = c.few && source >= 0 ? channel * image + source : -1;
-    }
-    c.granule = thread() % kChainOctets;
-    c.row = thread() / kChainOctets;
-    c.rows = int(p.O - o0 < kMostOutputs ? p.O - o0 : kMostOutputs);
-    c.head_to = shared.head + turned(c.row, c.granule);
-    c.head = p.weight + ((o0 + c.row) * p.C * p.octets + c.granule) * 8;
-    c.head_step = int64_t(kChainThreads / kChainOctets) * p.C * p.octets * 8;
-    return c;
-  }
-};
-
-// The stage of channels from c0 on.
-template <int outputs, bool hold>
-PGCONV_DEVICE void load_chain_stage(const ConvChain& p, const ChainShared& shared, const ChainCopies& own, const int* sources,
-                                    unsigned char* stage, int64_t c0) {
-  const int left = int(p.C - c0 < shared.channels ? p.C - c0 : shared.channels), count = shared.channels * shared.plane;
-  const uint16_t* from = own.window + c0 * own.plane;
-  if (hold && own.few && left == shared.channels) {
-    PGCONV_UNROLL
-    for (int i = 0; i < kHeldCopies; ++i) {
-      const int k = thread() + i * kChainThreads;
-      const bool valid = own.held[i] >= 0;
-      if (k < count) copy_async<16>(stage + k * 16, valid ? from + int64_t(own.held[i]) * 8 : p.f, valid);
-    }
-  } else {
-    int channel = thread() / shared.plane, place = thread() - channel * shared.plane;
-    const int channels = kChainThreads / shared.plane, places = kChainThreads - channels * shared.plane;
-    PGCONV_ROLLED
-    for (int k = thread(); k < count; k += kChainThreads) {
-      const int source = sources[place];
-      const bool valid = source >= 0 && channel < left;
-      copy_async<16>(stage + k * 16, valid ? from + channel * own.plane + int64_t(source) * 8 : p.f, valid);
-      place += places, channel += channels;
-      if (place >= shared.plane) place -= shared.plane, ++channel;
-    }
-  }
-  from = own.head + c0 * p.octets * 8;
-  const bool inside = own.granule < left * p.octets;
-  constexpr int rows = kChainThreads / kChainOctets;
-  auto copy_row = [&](int i) {
-    const bool valid = inside && own.row + i * rows < own.rows;
-    copy_async<16>(stage + own.head_to + i * rows * kChainRow, valid ? from : p.weight, valid);
-    from += own.head_step;
-  };
-  if constexpr (hold) {
-    PGCONV_UNROLL
-    for (int i = 0; i < outputs / rows; ++i) copy_row(i);
-  } else {
-    PGCONV_ROLLED
-    for (int i = 0; i < outputs / rows; ++i) copy_row(i);
-  }
-}
-
-// Rounded results of a block through shared memory, as [output][sample][pixel], so that rows of pixels are written in one piece.
-template <class E, int N, int U>
-PGCONV_DEVICE void store_results(const ConvChain& p, const float (&sums)[U][N][4], unsigned char* memory, int64_t o0, int64_t u0,
-                                 int64_t b, int y0, int x0) {
-  const int g = lane() / 4, t = lane() % 4, own_pixel = warp() % 2 * 16, own_u = warp() / 2 * U;
-  PGCONV_UNROLL
-  for (int u = 0; u < U; ++u)
-    PGCONV_UNROLL
-    for (int n = 0; n < N; ++n)
-      PGCONV_UNROLL
-      for (int k = 0; k < 2; ++k) {
-        // Turned: output g, pixels 2 t and 2 t + 1.
-        uint32_t word = transposed_matrix(E::pack(sums[u][n][2 * k], sums[u][n][2 * k + 1]));
-        *reinterpret_cast<uint32_t*>(memory + (8 * n + g) * kChainResult +
-                                     ((own_u + u) * kChainPixels + own_pixel + 8 * k + 2 * t) * 2) = word;
-      }
-  sync_block();
-  // A granule is 8 pixels of a row. A thread writes the same one of every eighth output.
-  constexpr int granules = kChainPixels / 8;
-  static_assert(granules * kChainSamples == kWarp, "a warp writes an output");
-  const int granule = thread() % granules, u = thread() / granules % kChainSamples;
-  const bool wide = p.tile_width == 16;
-  const int y = y0 + (wide ? granule / 2 : granule), x = x0 + (wide ? granule % 2 * 8 : 0);
-  if (u0 + u >= p.Nu || y >= p.out_height || x >= p.out_width) return;
-  const int64_t image = int64_t(p.out_height) * p.out_width;
-  uint16_t* to = p.out + ((b * p.O + o0 + warp()) * p.Nu + u0 + u) * image + int64_t(y) * p.out_width + x;
-  for (int o = warp(); o < 8 * N && o0 + o < p.O; o += kChainWarps, to += kChainWarps * p.Nu * image) {
-    const unsigned char* from = memory + o * kChainResult + (u * kChainPixels + granule * 8) * 2;
-    if (p.out_width % 8 == 0)
-      *reinterpret_cast<FourWords*>(to) = *reinterpret_cast<const FourWords*>(from);
-    else
-      for (int e = 0; e < 8 && x + e < p.out_width; ++e) to[e] = reinterpret_cast<const uint16_t*>(from)[e];
-  }
-}
 
 // Whether features find room in the registers beside the sums of N tiles of outputs; where not, they are read from shared memory.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
@@ -345,7 +225,12 @@ PGCONV_DEVICE void chain_block(const ConvChain& p) {
     for (int u = 0; u < U; ++u) hold_sums(sums[u]);
   }
   sync_block();
-  store_results<E, N>(p, sums, stages, o0, u0, b, y0, x0);
+  auto to = [&](int pixel) -> uint16_t* {
+    const int y = y0 + pixel / p.tile_width, x = x0 + pixel % p.tile_width;
+    if (y >= p.out_height || x >= p.out_width) return nullptr;
+    return p.out + (((b * p.O + o0) * p.Nu + u0) * p.out_height + y) * p.out_width + x;
+  };
+  store_results<E, kChainSamples, kChainPixels>(p, sums, stages, warp_row * 16, own_u, o0, u0, p.out_width % 8 == 0, to);
 }
 
 // N tiles of 8 outputs; `granules` of one octet of features, whose phi then stays in registers, or 0: any number of both. The second
