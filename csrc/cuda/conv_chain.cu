@@ -20,6 +20,8 @@ void set_tiles(ConvChain& p) {
   p.o_blocks = int(ceil_div(p.O, outputs_of(p)));
 }
 
+bool features_in_registers(const ConvChain& p) { return p.octets == 1 && (p.real == kDisc || p.real == kDisc16); }
+
 template <class E, int N, bool warpgroups>
 auto kernel_of_width(const ConvChain& p) {
   if (p.octets == 1 && p.real == kDisc) return conv_chain<E, N, kDisc, warpgroups>;
@@ -71,6 +73,7 @@ const char* why_not_chain(ConvChain p, int capability) {
 }
 
 void conv_chain_of(Machine& machine, ConvChain p, HalfType type) {
+  if (!features_in_registers(p) && wide_takes(p, machine.capability)) return conv_wide_of(machine, p, type);
   set_tiles(p);
   const bool warpgroups = by_warpgroups(p, machine.capability);
   Grid grid{p.B * p.tiles_y * p.tiles_x * int64_t(p.u_blocks) * p.o_blocks, kChainThreads, shared_of(p, warpgroups)};

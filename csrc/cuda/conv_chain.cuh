@@ -18,31 +18,27 @@
 // form.
 #pragma once
 
-#include "conv_chain.h"
-#include "device.h"
+#include "chain_stage.cuh"
 #include "warpgroup.h"
 
 namespace pgconv {
 namespace PGCONV_ISA {
 
-constexpr int kChainWarps = 8;
 constexpr int kChainPixels = 32, kChainSamples = 8;  // of a block
-constexpr int kChainOctets = 8;                      // of a panel; a stage has one panel or two
-constexpr int kChainRow = 16 * kChainOctets;         // bytes of a row of the head in shared memory
-constexpr int kChainThreads = kChainWarps * kWarp;
-constexpr int kMostOutputs = 128;
-constexpr int kChainResult = 2 * kChainPixels * kChainSamples + 16;  // bytes of an output's results in shared memory
-
-// Rows of 128 bytes begin in the same bank; so the place of their granules is turned by the row's number.
-PGCONV_DEVICE int turned(int row, int granule) { return row * kChainRow + (granule ^ (row & 7)) * 16; }
 
 // With instructions of warpgroups there is room for longer stages, so that all wait for each other less often.
 PGCONV_INLINE constexpr int panels_of(bool warpgroups) { return warpgroups ? 2 : 1; }
 
-// Channels of a stage, and a block's shared memory in bytes from the beginning.
-struct ChainShared {
-  int channels, halo_height, halo_width, plane;  // plane: granules
-  int offsets, sources, phi, head, stage, stage_size, buffers, ahead, size;
+// What a block keeps of its place where it takes no registers.
+struct ChainPlace {
+  int64_t b, o0, u0;
+  int y0, x0;
+};
+
+// A block's shared memory in bytes from the beginning, behind its place.
+struct ChainShared : ChainStage {
+  int halo_height, halo_width;
+  int offsets, sources, phi, stage, stage_size, buffers, ahead, size;
 
   PGCONV_INLINE ChainShared of(const ConvChain& p, int outputs, bool warpgroups) {
     ChainShared s;
@@ -50,7 +46,7 @@ struct ChainShared {
     s.halo_height = (kChainPixels / p.tile_width - 1) * p.stride_y + p.reach_y + 1;
     s.halo_width = (p.tile_width - 1) * p.stride_x + p.reach_x + 1;
     s.plane = s.halo_height * s.halo_width * p.vectors;
-    s.offsets = 0;
+    s.offsets = sizeof(ChainPlace);
     s.sources = s.offsets + p.granules * 4;
     s.phi = (s.sources + s.plane * 4 + 127) / 128 * 128;
     s.stage = (s.phi + kChainSamples * p.octets * p.granules * 128 + 1023) / 1024 * 1024;
@@ -61,132 +57,11 @@ struct ChainShared {
     s.buffers = 2 + warpgroups;
     s.ahead = s.stage + (s.buffers + 1) * s.stage_size <= most ? 2 : 1;
     s.buffers += s.ahead - 1;
-    int loop = s.buffers * s.stage_size, results = outputs * kChainResult;
+    int loop = s.buffers * s.stage_size, results = outputs * kChainResult<kChainSamples, kChainPixels>;
     s.size = s.stage + (loop > results ? loop : results);
     return s;
   }
 };
-
-constexpr int kHeldCopies = 5;
-
-// A thread's part of the copies of a stage: granules kChainThreads apart of window planes, and of rows of the head's panels.
-// Addresses are advanced or held in registers: a division for each granule would take longer than the products.
-struct ChainCopies {
-  const uint16_t *window, *head;  // of the next stage's first channel; head: of the thread's first row
-  int64_t plane, head_step;       // numbers
-  int64_t left;                   // channels from the next stage's first on
-  int held[kHeldCopies];          // where its granules of a stage come from
-  unsigned valid, valid_rows;     // whether they come from anywhere; likewise its rows
-  int granule, head_to;
-  bool few;                       // granules, so few that they can be held; only where registers are left they are
-
-  PGCONV_DEVICE ChainCopies of(const ConvChain& p, const ChainShared& shared, const int* sources, int64_t b, int64_t o0) {
-    ChainCopies c;
-    const int image = p.height * p.width * p.vectors, count = shared.channels * shared.plane;
-    c.plane = int64_t(image) * 8;
-    c.window = p.f + b * p.C * c.plane;
-    c.left = p.C;
-    c.few = count <= kHeldCopies * kChainThreads && image <= INT32_MAX / (2 * kChainOctets);
-    c.valid = 0;
-    PGCONV_UNROLL
-    for (int i = 0; i < kHeldCopies; ++i) {
-      const int k = thread() + i * kChainThreads, channel = k / shared.plane, source = sources[k - channel * shared.plane];
-      const bool valid = k < count && source >= 0;
-      c.held[i] = c.few && valid ? channel * image + source : 0;
-      c.valid |= unsigned(valid) << i;
-    }
-    c.granule = thread() % kChainOctets;
-    const int row = thread() / kChainOctets;
-    c.valid_rows = 0;
-    for (int i = 0; i < kMostOutputs / kRows; ++i) c.valid_rows |= unsigned(o0 + row + i * kRows < p.O) << i;
-    c.head_to = shared.head + turned(row, c.granule);
-    c.head = p.weight + ((o0 + row) * p.C * p.octets + c.granule) * 8;
-    c.head_step = int64_t(kRows) * p.C * p.octets * 8;
-    return c;
-  }
-  static constexpr int kRows = kChainThreads / kChainOctets;
-};
-
-// The next stage.
-template <int outputs, bool warpgroups>
-PGCONV_DEVICE void load_chain_stage(const ConvChain& p, const ChainShared& shared, ChainCopies& own, const int* sources,
-                                    unsigned char* stage) {
-  const int left = int(own.left < shared.channels ? own.left : shared.channels), count = shared.channels * shared.plane;
-  if (warpgroups && own.few && left == shared.channels) {
-    PGCONV_UNROLL
-    for (int i = 0; i < kHeldCopies; ++i) {
-      const int k = thread() + i * kChainThreads;
-      if (k < count) copy_async<16>(stage + k * 16, own.window + int64_t(own.held[i]) * 8, own.valid >> i & 1);
-    }
-  } else {
-    int channel = thread() / shared.plane, place = thread() - channel * shared.plane;
-    const int channels = kChainThreads / shared.plane, places = kChainThreads - channels * shared.plane;
-    PGCONV_ROLLED
-    for (int k = thread(); k < count; k += kChainThreads) {
-      const int source = sources[place];
-      const bool valid = source >= 0 && channel < left;
-      copy_async<16>(stage + k * 16, valid ? own.window + channel * own.plane + int64_t(source) * 8 : p.f, valid);
-      place += places, channel += channels;
-      if (place >= shared.plane) place -= shared.plane, ++channel;
-    }
-  }
-  constexpr int rows = ChainCopies::kRows;
-  auto copy_row = [&](int panel, int i, const uint16_t* from) {
-    const bool valid = own.granule + panel * kChainOctets < left * p.octets && (own.valid_rows >> i & 1);
-    copy_async<16>(stage + own.head_to + (panel * outputs + i * rows) * kChainRow, from + panel * 8 * kChainOctets, valid);
-  };
-  const uint16_t* from = own.head;
-  if constexpr (warpgroups) {
-    PGCONV_UNROLL
-    for (int i = 0; i < outputs / rows; ++i) {
-      PGCONV_UNROLL
-      for (int panel = 0; panel < panels_of(true); ++panel) copy_row(panel, i, from);
-      from += own.head_step;
-    }
-  } else {
-    // Unrolled, the addresses under way would take the registers that sums need.
-    PGCONV_ROLLED
-    for (int i = 0; i < outputs / rows; ++i, from += own.head_step) copy_row(0, i, from);
-  }
-  own.window += shared.channels * own.plane;
-  own.head += shared.channels * p.octets * 8;
-  own.left -= shared.channels;
-}
-
-// Rounded results of a block through shared memory, as [output][sample][pixel], so that rows of pixels are written in one piece.
-template <class E, int N, int U>
-PGCONV_DEVICE void store_results(const ConvChain& p, const float (&sums)[U][N][4], unsigned char* memory, int64_t o0, int64_t u0,
-                                 int64_t b, int y0, int x0) {
-  const int g = lane() / 4, t = lane() % 4, own_pixel = warp() % 2 * 16, own_u = warp() / 2 * U;
-  PGCONV_UNROLL
-  for (int u = 0; u < U; ++u)
-    PGCONV_UNROLL
-    for (int n = 0; n < N; ++n)
-      PGCONV_UNROLL
-      for (int k = 0; k < 2; ++k) {
-        // Turned: output g, pixels 2 t and 2 t + 1.
-        uint32_t word = transposed_matrix(E::pack(sums[u][n][2 * k], sums[u][n][2 * k + 1]));
-        *reinterpret_cast<uint32_t*>(memory + (8 * n + g) * kChainResult +
-                                     ((own_u + u) * kChainPixels + own_pixel + 8 * k + 2 * t) * 2) = word;
-      }
-  sync_block();
-  // A granule is 8 pixels of a row. A thread writes the same one of every eighth output.
-  constexpr int granules = kChainPixels / 8;
-  static_assert(granules * kChainSamples == kWarp, "a warp writes an output");
-  const int granule = thread() % granules, u = thread() / granules % kChainSamples;
-  const bool wide = p.tile_width == 16;
-  const int y = y0 + (wide ? granule / 2 : granule), x = x0 + (wide ? granule % 2 * 8 : 0);
-  if (u0 + u >= p.Nu || y >= p.out_height || x >= p.out_width) return;
-  const int64_t image = int64_t(p.out_height) * p.out_width;
-  uint16_t* to = p.out + ((b * p.O + o0 + warp()) * p.Nu + u0 + u) * image + int64_t(y) * p.out_width + x;
-  for (int o = warp(); o < 8 * N && o0 + o < p.O; o += kChainWarps, to += kChainWarps * p.Nu * image) {
-    const unsigned char* from = memory + o * kChainResult + (u * kChainPixels + granule * 8) * 2;
-    if (p.out_width % 8 == 0)
-      *reinterpret_cast<FourWords*>(to) = *reinterpret_cast<const FourWords*>(from);
-    else
-      for (int e = 0; e < 8 && x + e < p.out_width; ++e) to[e] = reinterpret_cast<const uint16_t*>(from)[e];
-  }
-}
 
 // Whether features find room in the registers beside the sums of N tiles of outputs; where not, they are read from shared memory.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
@@ -212,6 +87,8 @@ PGCONV_DEVICE void chain_block(const ConvChain& p) {
   const int64_t o0 = next_of(p.o_blocks) * int64_t(outputs), u0 = next_of(p.u_blocks) * int64_t(kChainSamples);
   const int x0 = next_of(p.tiles_x) * p.tile_width, y0 = next_of(p.tiles_y) * (kChainPixels / p.tile_width);
   const int64_t b = at, s = p.S > 1 ? b : 0;
+  auto* place = reinterpret_cast<ChainPlace*>(memory);
+  if (thread() == 0) *place = {b, o0, u0, y0, x0};
 
   // Where a granule's tap lies in a plane. One more where their number was odd: that of the last again, so that nothing else is
   // read; its features are 0.
@@ -248,7 +125,7 @@ PGCONV_DEVICE void chain_block(const ConvChain& p) {
   auto copies = ChainCopies::of(p, shared, sources, b, o0);
   unsigned char* const stages = memory + shared.stage;
   auto load_stage = [&](int buffer) {
-    if (copies.left > 0) load_chain_stage<outputs, warpgroups>(p, shared, copies, sources, stages + buffer * shared.stage_size);
+    if (copies.left > 0) load_chain_stage<outputs, panels_of(warpgroups), warpgroups>(p, shared, copies, sources, stages + buffer * shared.stage_size);
     commit_copies();
   };
 
@@ -364,7 +241,13 @@ PGCONV_DEVICE void chain_block(const ConvChain& p) {
     for (int u = 0; u < U; ++u) hold_sums(sums[u]);
   }
   sync_block();
-  store_results<E, N>(p, sums, stages, o0, u0, b, y0, x0);
+  const ChainPlace own = *place;
+  auto to = [&](int pixel) -> uint16_t* {
+    const int y = own.y0 + pixel / p.tile_width, x = own.x0 + pixel % p.tile_width;
+    if (y >= p.out_height || x >= p.out_width) return nullptr;
+    return p.out + (((own.b * p.O + own.o0) * p.Nu + own.u0) * p.out_height + y) * p.out_width + x;
+  };
+  store_results<E, kChainSamples, kChainPixels>(p, sums, stages, warp_row * 16, own_u, own.o0, own.u0, p.out_width % 8 == 0, to);
 }
 
 // N tiles of 8 outputs; `granules` of one octet of features, whose phi then stays in registers, or 0: any number of both. The second

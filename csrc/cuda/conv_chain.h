@@ -27,6 +27,7 @@ struct ConvChain {
   uint16_t* out;           // [B, O, Nu, out_height, out_width]
   // How a block's pixels lie; set by conv_chain_of().
   int tile_width, tiles_y, tiles_x, u_blocks, o_blocks;
+  int images;  // whose pixels are counted together, by conv_wide
 };
 
 // Sizes and taps, checked: null, or what is wrong with them. taps [count, 2]; geometry: stride, pad, output size.
@@ -34,6 +35,10 @@ const char* set_taps(ConvChain& p, const int64_t* taps, int64_t count);
 // Why no kernel takes the shape on a GPU of that compute capability, times ten; or null.
 const char* why_not_chain(ConvChain p, int capability);
 void conv_chain_of(Machine& machine, ConvChain p, HalfType type);
+
+// conv_wide.cu, for many features or taps: whether it takes the shape, and that kernel.
+bool wide_takes(const ConvChain& p, int capability);
+void conv_wide_of(Machine& machine, const ConvChain& p, HalfType type);
 
 }  // namespace PGCONV_ISA
 }  // namespace pgconv

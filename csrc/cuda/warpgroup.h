@@ -44,55 +44,63 @@ PGCONV_DEVICE uint64_t right_operand(const void* rows, int bytes) {
   return uint64_t((shared_address(rows) + bytes) >> 4 & 0x3fff) | uint64_t(1) << 16 | group | turned;
 }
 
-#define PGCONV_TILE(d) "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
-// clang-format off
-#define PGCONV_PRODUCT_64(type) \
-  asm volatile( \
-      "{ .reg .pred yes; setp.eq.u32 yes, 0, 0; wgmma.mma_async.sync.aligned.m64n64k16.f32." type "." type " " \
-          "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, " \
-          "%23, %24, %25, %26, %27, %28, %29, %30, %31}, {%32, %33, %34, %35}, %36, yes, 1, 1, 0; }" \
-      : \
-          PGCONV_TILE(d[0]), PGCONV_TILE(d[1]), PGCONV_TILE(d[2]), PGCONV_TILE(d[3]), \
-          PGCONV_TILE(d[4]), PGCONV_TILE(d[5]), PGCONV_TILE(d[6]), PGCONV_TILE(d[7]) \
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
-#define PGCONV_PRODUCT_128(type) \
-  asm volatile( \
-      "{ .reg .pred yes; setp.eq.u32 yes, 0, 0; wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type " " \
-          "{%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15, %16, %17, %18, %19, %20, %21, %22, " \
-          "%23, %24, %25, %26, %27, %28, %29, %30, %31, %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, " \
-          "%44, %45, %46, %47, %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63}, " \
-          "{%64, %65, %66, %67}, %68, yes, 1, 1, 0; }" \
-      : \
-          PGCONV_TILE(d[0]), PGCONV_TILE(d[1]), PGCONV_TILE(d[2]), PGCONV_TILE(d[3]), \
-          PGCONV_TILE(d[4]), PGCONV_TILE(d[5]), PGCONV_TILE(d[6]), PGCONV_TILE(d[7]), \
-          PGCONV_TILE(d[8]), PGCONV_TILE(d[9]), PGCONV_TILE(d[10]), PGCONV_TILE(d[11]), \
-          PGCONV_TILE(d[12]), PGCONV_TILE(d[13]), PGCONV_TILE(d[14]), PGCONV_TILE(d[15]) \
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b))
-// clang-format on
+// Places of 16, 32, and 64 sums in an instruction, and what lies there: 4, 8, and 16 tiles of 8 columns.
+#define PGCONV_PLACES_16 "%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15"
+#define PGCONV_PLACES_32 PGCONV_PLACES_16 ", %16, %17, %18, %19, %20, %21, %22, %23, %24, %25, %26, %27, %28, %29, %30, %31"
+#define PGCONV_PLACES_64 \
+  PGCONV_PLACES_32 ", %32, %33, %34, %35, %36, %37, %38, %39, %40, %41, %42, %43, %44, %45, %46, %47" \
+                   ", %48, %49, %50, %51, %52, %53, %54, %55, %56, %57, %58, %59, %60, %61, %62, %63"
+#define PGCONV_TILE(k) "+f"(d[k][0]), "+f"(d[k][1]), "+f"(d[k][2]), "+f"(d[k][3])
+#define PGCONV_TILES_4(k) PGCONV_TILE(k), PGCONV_TILE(k + 1), PGCONV_TILE(k + 2), PGCONV_TILE(k + 3)
+#define PGCONV_TILES_8(k) PGCONV_TILES_4(k), PGCONV_TILES_4(k + 4)
+#define PGCONV_TILES_16(k) PGCONV_TILES_8(k), PGCONV_TILES_8(k + 8)
+// The places behind those of the sums: the left operand's, the right one's, and whether sums are added to.
+#define PGCONV_PRODUCT(type, columns, places, left, right, adds, ...) \
+  asm volatile("{ .reg .pred more; setp.ne.u32 more, " adds ", 0; wgmma.mma_async.sync.aligned.m64n" columns "k16.f32." type \
+               "." type " {" places "}, {" left "}, " right ", more, 1, 1, 0; }" \
+               : __VA_ARGS__ \
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(int(adds_to)))
+#define PGCONV_PRODUCT_4(type) \
+  PGCONV_PRODUCT(type, "32", PGCONV_PLACES_16, "%16, %17, %18, %19", "%20", "%21", PGCONV_TILES_4(0))
+#define PGCONV_PRODUCT_8(type) \
+  PGCONV_PRODUCT(type, "64", PGCONV_PLACES_32, "%32, %33, %34, %35", "%36", "%37", PGCONV_TILES_8(0))
+#define PGCONV_PRODUCT_16(type) \
+  PGCONV_PRODUCT(type, "128", PGCONV_PLACES_64, "%64, %65, %66, %67", "%68", "%69", PGCONV_TILES_16(0))
+#define PGCONV_PRODUCT_OF(N) \
+  if constexpr (E::wide) \
+    PGCONV_PRODUCT_##N("bf16"); \
+  else \
+    PGCONV_PRODUCT_##N("f16")
 
-// sums += left right, right of 8 N columns.
+// sums += left right, or sums = left right; right of 8 N columns.
 template <class E, int N>
-PGCONV_DEVICE void warpgroup_multiply_add(float (&d)[N][4], const uint32_t (&a)[4], const void* rows, int bytes) {
-  static_assert(N == 8 || N == 16, "other widths have other instructions");
+PGCONV_DEVICE void warpgroup_multiply_add(float (&d)[N][4], const uint32_t (&a)[4], const void* rows, int bytes,
+                                          bool adds_to = true) {
+  static_assert(N == 4 || N == 8 || N == 16, "other widths have other instructions");
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   const uint64_t b = right_operand(rows, bytes);
-  if constexpr (N == 8) {
-    if constexpr (E::wide)
-      PGCONV_PRODUCT_64("bf16");
-    else
-      PGCONV_PRODUCT_64("f16");
-  } else if constexpr (N == 16) {
-    if constexpr (E::wide)
-      PGCONV_PRODUCT_128("bf16");
-    else
-      PGCONV_PRODUCT_128("f16");
+  if constexpr (N == 4) {
+    PGCONV_PRODUCT_OF(4);
+  } else if constexpr (N == 8) {
+    PGCONV_PRODUCT_OF(8);
+  } else {
+    PGCONV_PRODUCT_OF(16);
   }
 #endif
 }
 
+#undef PGCONV_PLACES_16
+#undef PGCONV_PLACES_32
+#undef PGCONV_PLACES_64
 #undef PGCONV_TILE
-#undef PGCONV_PRODUCT_64
-#undef PGCONV_PRODUCT_128
+#undef PGCONV_TILES_4
+#undef PGCONV_TILES_8
+#undef PGCONV_TILES_16
+#undef PGCONV_PRODUCT
+#undef PGCONV_PRODUCT_4
+#undef PGCONV_PRODUCT_8
+#undef PGCONV_PRODUCT_16
+#undef PGCONV_PRODUCT_OF
 
 #else
 
@@ -106,8 +114,9 @@ PGCONV_DEVICE void warpgroup_wait() {
 template <int N>
 PGCONV_DEVICE void hold_sums(float (&)[N][4]) {}
 template <class E, int N>
-PGCONV_DEVICE void warpgroup_multiply_add(float (&d)[N][4], const uint32_t (&a)[4], const void* rows, int bytes) {
-  emulator::multiply_add_later({d[0], a, static_cast<const unsigned char*>(rows) + bytes, 8 * N, E::wide});
+PGCONV_DEVICE void warpgroup_multiply_add(float (&d)[N][4], const uint32_t (&a)[4], const void* rows, int bytes,
+                                          bool adds_to = true) {
+  emulator::multiply_add_later({d[0], a, static_cast<const unsigned char*>(rows) + bytes, 8 * N, E::wide, adds_to});
 }
 
 #endif

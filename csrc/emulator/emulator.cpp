@@ -365,7 +365,7 @@ void multiply_add_now(const std::vector<const Product*>& of) {
       for (int n = 0; n < any.columns / 2; ++n) {
         int row = l / 4 + 8 * (n / 2 % 2), column = n / 4 * 8 + l % 4 * 2 + n % 2;
         float& d = of[w * kWarp + l]->sums[n];
-        double sum = d;
+        double sum = any.adds ? d : 0.0f;
         for (int k = 0; k < 16; ++k) sum += left[row][k] * right[16 * column + k];
         d = toward_zero(sum);
       }

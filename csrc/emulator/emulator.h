@@ -88,7 +88,10 @@ struct Product {
   const unsigned char* rows;  // of the right operand, from the first number on
   int columns;
   bool wide;  // bfloat16
-  bool same(const Product& other) const { return rows == other.rows && columns == other.columns && wide == other.wide; }
+  bool adds;  // to what the sums were
+  bool same(const Product& other) const {
+    return rows == other.rows && columns == other.columns && wide == other.wide && adds == other.adds;
+  }
 };
 void multiply_add_later(const Product& product);
 void commit_products();

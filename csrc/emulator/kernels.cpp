@@ -1,5 +1,6 @@
 // The GPU kernels' own sources, compiled for the emulator.
 #include "../cuda/conv_chain.cu"
+#include "../cuda/conv_wide.cu"
 #include "../cuda/group_last.cu"
 #include "../cuda/elements.cu"
 #include "../cuda/features.cu"

@@ -1,0 +1,160 @@
+// What the kernels of the planar convolution share: a stage of their walk over the channels on its way into shared memory, and
+// results on their way out of it.
+#pragma once
+
+#include "conv_chain.h"
+#include "device.h"
+
+namespace pgconv {
+namespace PGCONV_ISA {
+
+constexpr int kChainWarps = 8;
+constexpr int kChainThreads = kChainWarps * kWarp;
+constexpr int kChainOctets = 8;               // of a panel; a stage has one panel or two
+constexpr int kChainRow = 16 * kChainOctets;  // bytes of a row of the head in shared memory
+constexpr int kMostOutputs = 128;
+
+// Rows of 128 bytes begin in the same bank; so the place of their granules is turned by the row's number.
+PGCONV_DEVICE int turned(int row, int granule) { return row * kChainRow + (granule ^ (row & 7)) * 16; }
+
+// Window planes of some channels, one behind the other, and panels of the head's columns for them.
+struct ChainStage {
+  int channels, plane;  // plane: granules
+  int head;             // bytes from the stage's beginning
+};
+
+constexpr int kHeldCopies = 5;
+
+// A thread's part of the copies of a stage: granules kChainThreads apart of window planes, and of rows of the head's panels.
+// Addresses are advanced or held in registers: a division for each granule would take longer than the products.
+struct ChainCopies {
+  const uint16_t *window, *head;  // of the next stage's first channel; head: of the thread's first row
+  int64_t plane, head_step;       // numbers
+  int64_t left;                   // channels from the next stage's first on
+  int held[kHeldCopies];          // where its granules of a stage come from
+  unsigned valid, valid_rows;     // whether they come from anywhere; likewise its rows
+  int granule, head_to;
+  bool few;                       // granules, so few that they can be held; only where registers are left they are
+
+  PGCONV_DEVICE ChainCopies of(const ConvChain& p, const ChainStage& shared, const int* sources, int64_t b, int64_t o0, int64_t c0 = 0) {
+    ChainCopies c;
+    const int image = p.height * p.width * p.vectors, count = shared.channels * shared.plane;
+    c.plane = int64_t(image) * 8;
+    c.window = p.f + (b * p.C + c0) * c.plane;
+    c.left = p.C - c0;
+    c.few = count <= kHeldCopies * kChainThreads && image <= INT32_MAX / (2 * kChainOctets);
+    c.valid = 0;
+    PGCONV_UNROLL
+    for (int i = 0; i < kHeldCopies; ++i) {
+      const int k = thread() + i * kChainThreads, channel = k / shared.plane, source = sources[k - channel * shared.plane];
+      const bool valid = k < count && source >= 0;
+      c.held[i] = c.few && valid ? channel * image + source : 0;
+      c.valid |= unsigned(valid) << i;
+    }
+    c.granule = thread() % kChainOctets;
+    const int row = thread() / kChainOctets;
+    c.valid_rows = 0;
+    for (int i = 0; i < kMostOutputs / kRows; ++i) c.valid_rows |= unsigned(o0 + row + i * kRows < p.O) << i;
+    c.head_to = shared.head + turned(row, c.granule);
+    c.head = p.weight + (((o0 + row) * p.C + c0) * p.octets + c.granule) * 8;
+    c.head_step = int64_t(kRows) * p.C * p.octets * 8;
+    return c;
+  }
+  static constexpr int kRows = kChainThreads / kChainOctets;
+};
+
+// The next stage.
+template <int outputs, int panels, bool hold>
+PGCONV_DEVICE void load_chain_stage(const ConvChain& p, const ChainStage& shared, ChainCopies& own, const int* sources,
+                                    unsigned char* stage) {
+  const int left = int(own.left < shared.channels ? own.left : shared.channels), count = shared.channels * shared.plane;
+  if (hold && own.few && left == shared.channels) {
+    PGCONV_UNROLL
+    for (int i = 0; i < kHeldCopies; ++i) {
+      const int k = thread() + i * kChainThreads;
+      if (k < count) copy_async<16>(stage + k * 16, own.window + int64_t(own.held[i]) * 8, own.valid >> i & 1);
+    }
+  } else {
+    int channel = thread() / shared.plane, place = thread() - channel * shared.plane;
+    const int channels = kChainThreads / shared.plane, places = kChainThreads - channels * shared.plane;
+    PGCONV_ROLLED
+    for (int k = thread(); k < count; k += kChainThreads) {
+      const int source = sources[place];
+      const bool valid = source >= 0 && channel < left;
+      copy_async<16>(stage + k * 16, valid ? own.window + channel * own.plane + int64_t(source) * 8 : p.f, valid);
+      place += places, channel += channels;
+      if (place >= shared.plane) place -= shared.plane, ++channel;
+    }
+  }
+  constexpr int rows = ChainCopies::kRows;
+  auto copy_row = [&](int panel, int i, const uint16_t* from) {
+    const bool valid = own.granule + panel * kChainOctets < left * p.octets && (own.valid_rows >> i & 1);
+    copy_async<16>(stage + own.head_to + (panel * outputs + i * rows) * kChainRow, from + panel * 8 * kChainOctets, valid);
+  };
+  const uint16_t* from = own.head;
+  if constexpr (hold) {
+    PGCONV_UNROLL
+    for (int i = 0; i < outputs / rows; ++i) {
+      PGCONV_UNROLL
+      for (int panel = 0; panel < panels; ++panel) copy_row(panel, i, from);
+      from += own.head_step;
+    }
+  } else {
+    // Unrolled, the addresses under way would take the registers that sums need.
+    PGCONV_ROLLED
+    for (int i = 0; i < outputs / rows; ++i, from += own.head_step)
+      for (int panel = 0; panel < panels; ++panel) copy_row(panel, i, from);
+  }
+  own.window += shared.channels * own.plane;
+  own.head += shared.channels * p.octets * 8;
+  own.left -= shared.channels;
+}
+
+// Bytes of an output's results in shared memory; not a multiple of 128, so that outputs begin in different banks.
+template <int samples, int pixels>
+constexpr int kChainResult = 2 * samples * pixels + 16;
+
+// Rounded results of a block through shared memory, as [output][sample][pixel], so that they are written in pieces of 8 pixels. A
+// warp's sums are of 16 pixels from own_pixel on, and of samples from own_u on; to(k) is where pixel k of output o0 and sample u0
+// is stored, or null. whole: 8 pixels from a multiple of 8 on lie there one behind the other, on a boundary of 16 bytes.
+template <class E, int samples, int pixels, int N, int U, class To>
+PGCONV_DEVICE void store_results(const ConvChain& p, const float (&sums)[U][N][4], unsigned char* memory, int own_pixel, int own_u,
+                                 int64_t o0, int64_t u0, bool whole, const To& to) {
+  constexpr int size = kChainResult<samples, pixels>;
+  const int g = lane() / 4, t = lane() % 4;
+  PGCONV_UNROLL
+  for (int u = 0; u < U; ++u)
+    PGCONV_UNROLL
+    for (int n = 0; n < N; ++n)
+      PGCONV_UNROLL
+      for (int k = 0; k < 2; ++k) {
+        // Turned: output g, pixels 2 t and 2 t + 1.
+        uint32_t word = transposed_matrix(E::pack(sums[u][n][2 * k], sums[u][n][2 * k + 1]));
+        *reinterpret_cast<uint32_t*>(memory + (8 * n + g) * size + ((own_u + u) * pixels + own_pixel + 8 * k + 2 * t) * 2) = word;
+      }
+  sync_block();
+  // A thread writes the same 8 pixels of some outputs.
+  constexpr int granules = pixels / 8, apart = kChainThreads / (granules * samples);
+  const int granule = thread() % granules, u = thread() / granules % samples;
+  if (u0 + u >= p.Nu) return;
+  const int64_t image = int64_t(p.out_height) * p.out_width;
+  const int first = thread() / (granules * samples);
+  int64_t at = (first * p.Nu + u) * image;
+  uint16_t* place[8] = {to(granule * 8)};
+  if (!whole)
+    PGCONV_UNROLL
+    for (int e = 1; e < 8; ++e) place[e] = to(granule * 8 + e);
+  for (int o = first; o < 8 * N && o0 + o < p.O; o += apart, at += apart * p.Nu * image) {
+    const unsigned char* from = memory + o * size + (u * pixels + granule * 8) * 2;
+    if (whole) {
+      if (place[0]) *reinterpret_cast<FourWords*>(place[0] + at) = *reinterpret_cast<const FourWords*>(from);
+    } else {
+      PGCONV_UNROLL
+      for (int e = 0; e < 8; ++e)
+        if (place[e]) place[e][at] = reinterpret_cast<const uint16_t*>(from)[e];
+    }
+  }
+}
+
+}  // namespace PGCONV_ISA
+}  // namespace pgconv

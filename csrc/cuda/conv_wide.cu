@@ -1,0 +1,77 @@
+#include "conv_wide.cuh"
+
+#include "parts.h"
+
+namespace pgconv {
+namespace PGCONV_ISA {
+namespace {
+
+constexpr int kWidestStrip = 64;
+
+// Samples, outputs: as many as a warpgroup's registers hold sums of.
+struct WideBlock {
+  int samples, outputs;
+};
+constexpr WideBlock kManySamples{8, 32}, kManyOutputs{4, 64};
+
+// How pixels lie. Strips of whole rows where they are short; else of about equal widths, whose rows are stored in whole sectors.
+void set_strips(ConvWide& p, WideBlock block, int64_t images) {
+  p.tiles_x = int(ceil_div(p.out_width, kWidestStrip));
+  p.tile_width = p.tiles_x == 1 ? p.out_width : int(ceil_div(ceil_div(p.out_width, p.tiles_x), 8) * 8);
+  p.images = int(images);
+  p.tiles_y = int(ceil_div(images * p.out_height * p.tile_width, kWidePixels));
+  p.u_blocks = int(ceil_div(p.Nu, block.samples));
+  p.o_blocks = int(ceil_div(p.O, block.outputs));
+  p.shared = WideShared::of(p, block.samples, block.outputs);
+}
+
+// Images can be counted together where they share features, and where a block's numbers of pixels and sources stay small.
+bool together(const ConvChain& p) {
+  const int64_t image = p.C * p.height * p.width * p.vectors, pixels = int64_t(p.out_height) * p.out_width;
+  return p.S == 1 && image <= INT32_MAX / (kWidePixels + 1) && p.B * (pixels + kWidePixels * p.out_height) <= INT32_MAX &&
+         p.B * (int64_t(p.out_height) * p.stride_y + p.reach_y) <= INT32_MAX;
+}
+
+// False where a block does not fit.
+bool arrange(ConvWide& p, WideBlock block) {
+  for (int64_t images : {p.B, int64_t(1)}) {
+    if (images != 1 && !together(p)) continue;
+    set_strips(p, block, images);
+    if (p.shared.size <= kMostSharedBytes90) return true;
+  }
+  return false;
+}
+
+// Arranges blocks; their samples, or 0.
+int samples_of(ConvWide& p) {
+  if (p.O <= kManySamples.outputs && p.Nu > kManyOutputs.samples && arrange(p, kManySamples)) return kManySamples.samples;
+  return arrange(p, kManyOutputs) ? kManyOutputs.samples : 0;
+}
+
+template <class E, bool two_channels>
+auto wide_kernel(int samples) {
+  return samples == kManySamples.samples
+             ? conv_wide<E, kManySamples.samples, kManySamples.outputs / 8, two_channels>
+             : conv_wide<E, kManyOutputs.samples, kManyOutputs.outputs / 8, two_channels>;
+}
+
+}  // namespace
+
+bool wide_takes(const ConvChain& chain, int capability) {
+  ConvWide p{chain, {}};
+  return capability == 90 && p.B > 0 && p.Nu > 0 && p.O > 0 && samples_of(p) > 0;
+}
+
+void conv_wide_of(Machine& machine, const ConvChain& chain, HalfType type) {
+  ConvWide p{chain, {}};
+  const int samples = samples_of(p);
+  Grid grid{p.B / p.images * p.tiles_y * p.tiles_x * int64_t(p.u_blocks) * p.o_blocks, kChainThreads, p.shared.size};
+  auto kernel = [&](auto e) {
+    using E = decltype(e);
+    return p.octets == 1 ? wide_kernel<E, true>(samples) : wide_kernel<E, false>(samples);
+  };
+  launch(machine, type == kFloat16 ? kernel(Half()) : kernel(Bfloat16()), grid, p);
+}
+
+}  // namespace PGCONV_ISA
+}  // namespace pgconv

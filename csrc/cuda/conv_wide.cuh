@@ -1,0 +1,274 @@
+// The planar convolution of conv_chain.cuh for many features or taps, both products by instructions of warpgroups (sm_90a):
+//
+//     S[p, (h, u)] = sum_{v, t} window[c, v, p + t] phi[u, v, t, h],      out[o, u, p] += sum_{c, h} S_c[p, h, u] W[o, c, h]
+//
+// A block owns 128 pixels, 2 warpgroups of 64, of U samples and 8 N outputs. A unit of its work are two octets of features of a
+// channel, or, where there is only one, of two channels. The first product's left operand are windows, granules (tap, octet of v)
+// wide: rows are loaded as matrices from the stored planes, at an offset for each tap, once for all samples and features; its right
+// operand, phi, stays in shared memory for the whole block, in rows (octet of h, u, h) as warpgroup.h describes them, cut into
+// tiles of 8 granules. Sums, rounded to words, are as they lie the left operands of the second product, one for each sample; it runs
+// while windows for the next unit's first product are loaded, and either while the other warpgroup rounds.
+//
+// Pixels are counted along the rows of a strip of the images, and on from one image to the next where they share phi: only a last
+// block has fewer than 128. Rows of the images' windows lie one behind the other in a block's planes.
+//
+// Per unit and warpgroup, with G pairs of granules (U = 8, N = 4; U = 4, N = 8):
+//     FLOPs         64 * 32 * (16 U G + 8 N U)
+//     tensor clocks U (8 G + 4 N)
+//     shared bytes  G (2048 + 512 U) + U N 256: windows and phi; the head
+// which for 29 taps (G = 15) and 8 samples are 1088 clocks and 782 of shared memory, at 128 bytes a clock; for 21 (G = 11) and 4
+// samples 480 and 416. A block reads W and the planes once: per channel 128 N bytes for two octets, and a granule for each pixel
+// and octet of v with the halo.
+#pragma once
+
+#include "chain_stage.cuh"
+#include "warpgroup.h"
+
+namespace pgconv {
+namespace PGCONV_ISA {
+
+constexpr int kWidePixels = 128;
+constexpr int kTileGranules = 8, kTilePairs = 4;  // of a tile of phi: rows of 128 bytes
+
+// More than there are granules, so that offsets can be read ahead.
+PGCONV_INLINE int offsets_of(int granules) { return granules + 2 * kTileGranules; }
+
+// What a block keeps of its place where it takes no registers.
+struct WidePlace {
+  int64_t b0, o0, u0;  // images: of the first pixel
+  int64_t begin;       // of the images counted together
+  int64_t pixel;       // the first
+  int x0;
+};
+
+// A block's shared memory in bytes from the beginning, behind its place. Made by the host: a kernel's arguments take no registers.
+struct WideShared : ChainStage {
+  int pitch, apart;        // granules of a plane's row; rows from an image to the next
+  int steps, tiles;        // pairs of granules, and tiles of phi
+  int pair_bits;           // a channel has 2 to that pairs of octets
+  int offsets, sources, phi, stage, stage_size, buffers, ahead, size;
+
+  static WideShared of(const ConvChain& p, int samples, int outputs) {
+    WideShared s;
+    s.channels = kChainOctets / p.octets;
+    const int more_y = p.reach_y + 1 - p.stride_y, more_x = p.reach_x + 1 - p.stride_x, width = p.tile_width;
+    // A row's end and the next one's beginning lie as many banks apart as pixels within.
+    s.pitch = width * p.stride_x + (more_x > 0 ? (more_x + 7) / 8 * 8 : 0);
+    s.apart = p.out_height * p.stride_y + (more_y > 0 ? more_y : 0);
+    // Rows of pixels, and images that begin within.
+    const int rows = kWidePixels % width == 0 ? kWidePixels / width : (kWidePixels - 2) / width + 2;
+    const int begin = p.images > 1 ? (rows - 1 + p.out_height - 1) / p.out_height : 0;
+    const int lines = (rows - 1) * p.stride_y + begin * (s.apart - p.out_height * p.stride_y) + p.reach_y + 1;
+    s.plane = lines * s.pitch * p.vectors;
+    s.steps = p.granules / 2;
+    s.pair_bits = p.octets == 8 ? 2 : p.octets == 4;
+    s.tiles = (p.granules + kTileGranules - 1) / kTileGranules;
+    s.offsets = sizeof(WidePlace);
+    s.sources = s.offsets + offsets_of(p.granules) * 4;
+    s.phi = (s.sources + s.plane * 4 + 1023) / 1024 * 1024;
+    s.stage = s.phi + s.tiles * samples * p.octets * 8 * kChainRow;
+    s.head = (s.channels * s.plane * 16 + 1023) / 1024 * 1024;
+    s.stage_size = s.head + outputs * kChainRow;
+    // A buffer that is read, those on their way (two where they fit), and one that products may still read.
+    s.ahead = s.stage + 4 * s.stage_size <= kMostSharedBytes90 ? 2 : 1;
+    s.buffers = s.ahead + 2;
+    const int loop = s.buffers * s.stage_size, results = outputs * (2 * samples * kWidePixels + 16);
+    s.size = s.stage + (loop > results ? loop : results);
+    return s;
+  }
+};
+
+struct ConvWide : ConvChain {
+  WideShared shared;
+};
+
+// Where a pixel lies, counted along a strip. Pixels beyond the end repeat the last one and are not stored.
+struct WidePixel {
+  int64_t image;   // of those counted together
+  int y, x, line;  // line: row of its window, counted from the first image's
+  bool beyond;
+
+  PGCONV_DEVICE WidePixel of(const ConvWide& p, int64_t number) {
+    const int64_t count = int64_t(p.images) * p.out_height * p.tile_width;
+    WidePixel at;
+    at.beyond = number >= count;
+    if (at.beyond) number = count - 1;
+    const int64_t row = number / p.tile_width;
+    at.image = row / p.out_height;
+    at.y = int(row - at.image * p.out_height);
+    at.x = int(number - row * p.tile_width);
+    at.line = int(at.image * p.shared.apart) + at.y * p.stride_y;
+    return at;
+  }
+};
+
+template <class E, int U, int N, bool two_channels>
+PGCONV_DEVICE void wide_block(const ConvWide& p) {
+  constexpr int outputs = 8 * N, columns = two_channels ? U : 2 * U;  // columns: of the first product, in tiles
+  constexpr int tile_size = 8 * columns * kChainRow;
+  // Windows on their way, and those that products read.
+  constexpr int depth = U == 8 ? 2 : 4, window_ahead = depth / 2;
+  const WideShared& shared = p.shared;
+  unsigned char* memory = shared_memory<unsigned char>();
+
+  // Consecutive blocks share the window: outputs first.
+  int64_t at = block();
+  auto next_of = [&at](int count) {
+    const int64_t whole = at / count, rest = at - whole * count;
+    at = whole;
+    return rest;
+  };
+  WidePlace own;
+  own.o0 = next_of(p.o_blocks) * outputs;
+  own.u0 = next_of(p.u_blocks) * U;
+  own.x0 = int(next_of(p.tiles_x)) * p.tile_width;
+  own.pixel = next_of(p.tiles_y) * kWidePixels;
+  own.begin = at * p.images;
+  const WidePixel first = WidePixel::of(p, own.pixel);
+  own.b0 = own.begin + first.image;
+  auto* place = reinterpret_cast<WidePlace*>(memory);
+  if (thread() == 0) *place = own;
+
+  // Where a granule's tap lies in a plane. Behind them, that of the last again: its features are 0, or it is not used.
+  const int granules_v = shared.plane / p.vectors;
+  auto* offsets = reinterpret_cast<int*>(memory + shared.offsets);
+  for (int k = thread(); k < offsets_of(p.granules); k += kChainThreads) {
+    const int granule = k < p.real ? k : p.real - 1, tap = granule / p.vectors;
+    offsets[k] = (granule % p.vectors * granules_v + p.taps[tap][0] * shared.pitch + p.taps[tap][1]) * 16;
+  }
+  // Where a plane's granules, [octet of v][row][column], come from, counted from the first image's, or -1 beside it.
+  auto* sources = reinterpret_cast<int*>(memory + shared.sources);
+  for (int k = thread(); k < shared.plane; k += kChainThreads) {
+    const int v = k / granules_v, line = (k - v * granules_v) / shared.pitch, column = k % shared.pitch;
+    const int of_first = first.y * p.stride_y + line, image = of_first / shared.apart;
+    const int y = of_first - image * shared.apart - p.pad_y, x = own.x0 * p.stride_x - p.pad_x + column;
+    const bool inside = y >= 0 && y < p.height && x >= 0 && x < p.width && first.image + image < p.images;
+    sources[k] = inside ? ((image * int(p.C) * p.height + y) * p.width + x) * p.vectors + v : -1;
+  }
+  // Samples beyond the end repeat the last one and are not stored.
+  for (int k = thread(); k < U * p.octets * p.granules * 8; k += kChainThreads) {
+    const int h = k % 8, place = k / 8, granule = place % p.granules, octets = place / p.granules;
+    const int octet = octets % p.octets, u = octets / p.octets;
+    const int64_t sample = (p.S > 1 ? own.b0 : 0) * p.Nu + (own.u0 + u < p.Nu ? own.u0 + u : p.Nu - 1);
+    const int tile = octet / 2 * shared.tiles + granule / kTileGranules, row = (octet % 2 * U + u) * 8 + h;
+    copy_async<16>(memory + shared.phi + tile * tile_size + turned(row, granule % kTileGranules),
+                   p.phi + (((sample * p.octets + octet) * p.granules + granule) * 8 + h) * 8, true);
+  }
+  const WidePixel pixel = WidePixel::of(p, own.pixel + warp() * 16 + lane() % 16);
+  const int own_pixel = ((pixel.line - first.line) * shared.pitch + pixel.x * p.stride_x) * 16;
+  const int* own_offsets = offsets + lane() / 16;
+  sync_block();
+
+  unsigned char* const stages = memory + shared.stage;
+  auto load_stage = [&](int64_t c0, int buffer) {
+    if (c0 < p.C) {
+      auto copies = ChainCopies::of(p, shared, sources, place->b0, place->o0, c0);
+      load_chain_stage<outputs, 1, false>(p, shared, copies, sources, stages + buffer * shared.stage_size);
+    }
+    commit_copies();
+  };
+  // The first product, of a channel's plane. Its sums begin with the first pair of granules.
+  auto multiply_window = [&](const unsigned char* plane, const unsigned char* phi, auto& moments) {
+    const unsigned char* from = plane + own_pixel;
+    const int* offset = own_offsets + 2 * window_ahead;
+    uint32_t window[depth][4];
+    PGCONV_UNROLL
+    for (int k = 0; k < window_ahead; ++k) load_matrices(window[k], from + own_offsets[2 * k]);
+    int next = *offset;
+    // No more than the last half of the second product runs on, or registers do not suffice.
+    warpgroup_wait<1>();
+    auto step = [&](int i, bool adds_to) {
+      warpgroup_begin();
+      warpgroup_multiply_add<E>(moments, window[i % depth], phi + i / kTilePairs * tile_size, i % kTilePairs * 32, adds_to);
+      warpgroup_commit();
+      warpgroup_wait<depth - window_ahead>();
+      load_matrices(window[(i + window_ahead) % depth], from + next);
+      next = offset[2 * i + 2];
+    };
+    step(0, false);
+    PGCONV_ROLLED
+    for (int k = 1; k < shared.steps; k += kTilePairs) {
+      PGCONV_UNROLL
+      for (int i = 1; i <= kTilePairs; ++i) {
+        if (i > 1 && k + i > shared.steps) break;
+        step(i, true);
+      }
+      phi += tile_size;
+      offset += kTileGranules;
+    }
+    warpgroup_wait<0>();
+    hold_sums(moments);
+  };
+
+  float sums[U][N][4] = {}, moments[2 * U][4];
+  uint32_t left[U][4];
+  for (int k = 0; k < shared.ahead; ++k) load_stage(k * shared.channels, k);
+  int buffer = 0, next = shared.ahead;
+  for (int64_t c0 = 0; c0 < p.C; c0 += shared.channels) {
+    if (shared.ahead == 2)
+      wait_copies<1>();
+    else
+      wait_copies<0>();
+    fence_shared();
+    // All have the stage, and none reads the one whose place the next takes.
+    sync_block();
+    load_stage(c0 + shared.ahead * shared.channels, next);
+    const unsigned char *stage = stages + buffer * shared.stage_size, *phi = memory + shared.phi;
+    const int64_t rest = (p.C - c0) * p.octets;
+    const int units = rest < kChainOctets ? int(rest + 1) / 2 : kChainOctets / 2;
+    PGCONV_ROLLED
+    for (int q = 0; q < units; ++q) {
+      if constexpr (two_channels) {
+        PGCONV_UNROLL
+        for (int k = 0; k < 2; ++k)
+          multiply_window(stage + (2 * q + k) * shared.plane * 16, phi, reinterpret_cast<float(&)[U][4]>(moments[k * U]));
+      } else {
+        const int channel = q >> shared.pair_bits, pair = q - (channel << shared.pair_bits);
+        multiply_window(stage + channel * shared.plane * 16, phi + pair * shared.tiles * tile_size, moments);
+      }
+      // Half of the samples are rounded while the products of the others run.
+      PGCONV_UNROLL
+      for (int half = 0; half < 2; ++half) {
+        constexpr int count = U / 2;
+        PGCONV_UNROLL
+        for (int u = half * count; u < (half + 1) * count; ++u)
+          PGCONV_UNROLL
+          for (int k = 0; k < 2; ++k) {
+            const auto& of_octet = moments[k * U + u];
+            left[u][2 * k] = E::pack(of_octet[0], of_octet[1]);
+            left[u][2 * k + 1] = E::pack(of_octet[2], of_octet[3]);
+          }
+        warpgroup_begin();
+        PGCONV_UNROLL
+        for (int u = half * count; u < (half + 1) * count; ++u)
+          warpgroup_multiply_add<E>(sums[u], left[u], stage + shared.head, 32 * q);
+        warpgroup_commit();
+      }
+    }
+    buffer = buffer + 1 == shared.buffers ? 0 : buffer + 1;
+    next = next + 1 == shared.buffers ? 0 : next + 1;
+  }
+  warpgroup_wait<0>();
+  PGCONV_UNROLL
+  for (int u = 0; u < U; ++u) hold_sums(sums[u]);
+  sync_block();
+  const WidePlace at_end = *place;
+  auto to = [&](int k) -> uint16_t* {
+    const WidePixel pixel = WidePixel::of(p, at_end.pixel + k);
+    if (pixel.beyond || at_end.x0 + pixel.x >= p.out_width) return nullptr;
+    const int64_t plane = ((at_end.begin + pixel.image) * p.O + at_end.o0) * p.Nu + at_end.u0;
+    return p.out + (plane * p.out_height + pixel.y) * p.out_width + at_end.x0 + pixel.x;
+  };
+  const bool rows = p.tile_width % 8 == 0 && p.out_width % 8 == 0;
+  const bool images = p.tile_width == p.out_width && int64_t(p.out_height) * p.out_width % 8 == 0;
+  store_results<E, U, kWidePixels>(p, sums, stages, warp() * 16, 0, at_end.o0, at_end.u0, rows || images, to);
+}
+
+// U samples and N tiles of 8 outputs; the first product for two octets of a channel, or for one of each of two channels.
+template <class E, int U, int N, bool two_channels>
+PGCONV_KERNEL(kChainThreads) conv_wide(const ConvWide p) {
+  if constexpr (kWarpgroups) wide_block<E, U, N, two_channels>(p);
+}
+
+}  // namespace PGCONV_ISA
+}  // namespace pgconv
