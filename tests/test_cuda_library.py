@@ -37,6 +37,7 @@ OPERATORS = (
     "point_moments",
     "point_gradient",
     "conv_chain",
+    "group_last",
 )
 
 
@@ -99,9 +100,9 @@ def usage():
 
 
 def instructions(arch, kernel):
-    """Names of all instructions of the kernels whose name contains ``kernel``."""
+    """Names of all instructions of the kernels whose name matches ``kernel``."""
     tool = Path(cuobjdump())
-    names = sorted(name for a, name in usage() if a == arch and kernel in name)
+    names = sorted(name for a, name in usage() if a == arch and re.search(kernel, name))
     path = f"{tool.parent}{os.pathsep}{os.environ['PATH']}"
     for name in names:
         call = [tool, "-sass", "-arch", arch, "-fun", name, library.PATH]
@@ -113,6 +114,7 @@ def instructions(arch, kernel):
 # Two counters of the outermost loop may in the kernels of features, which are few.
 MOST = {
     "conv_chain": (255, 0),
+    "conv_wide": (255, 0),
     "point_moments": (255, 0),
     "point_gradient": (255, 0),
     "net_forwardIf": (255, 16),
@@ -130,13 +132,28 @@ def test_hot_kernels_keep_to_their_registers():
             assert registers <= most_registers and stack <= most_stack, (key, registers, stack)
 
 
+PORTABLE_CHAIN = "conv_chain.*Lb0E"
+
+
 @pytest.mark.skipif(cuobjdump() is None, reason="needs cuobjdump")
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90a"])
-@pytest.mark.parametrize(("kernel", "variants"), [("conv_chain", 8), ("point_moments", 21), ("point_gradient", 8)])
+@pytest.mark.parametrize(("kernel", "variants"), [(PORTABLE_CHAIN, 10), ("point_moments", 21), ("point_gradient", 8)])
 def test_matrix_products_are_matrix_instructions_on_registers(arch, kernel, variants):
     found = dict(instructions(arch, kernel))
     assert len(found) == variants
     for name, seen in found.items():
         assert {"HMMA", "LDSM", "LDGSTS"} <= set(seen), name
-        assert kernel == "conv_chain" or "MUFU" in seen, name
+        assert kernel == PORTABLE_CHAIN or "MUFU" in seen, name
         assert not {"LDL", "STL"} & set(seen), name
+
+
+@pytest.mark.skipif(cuobjdump() is None, reason="needs cuobjdump")
+@pytest.mark.parametrize(("kernel", "variants"), [("conv_chain.*Lb1E", 12), ("conv_wide", 8)])
+def test_products_of_warpgroups_are_their_instructions(kernel, variants):
+    found = dict(instructions("sm_90a", kernel))
+    assert len(found) == variants
+    for name, seen in found.items():
+        assert {"HGMMA", "LDSM", "LDGSTS"} <= set(seen) and not {"LDL", "STL"} & set(seen), name
+    # Other GPUs have no such instructions, and their images nothing but the names.
+    for name, seen in dict(instructions("sm_80", kernel)).items():
+        assert not {"HMMA", "LDSM"} & set(seen), name
