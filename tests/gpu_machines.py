@@ -46,13 +46,33 @@ class Emulated:
         bits = [x.contiguous().view(torch.int16).numpy().view(np.uint16) for x in (grad, f)]
         return self._call("point_gradient", *bits, f.dtype == torch.float16, v, u, params, *self._text(spec))
 
+    def _conv(self, name, *tensors, taps, geometry, sizes=()):
+        bits = [x.contiguous().view(torch.int16).numpy().view(np.uint16) for x in tensors]
+        half = tensors[0].dtype == torch.float16
+        return getattr(self.module, name)(self.seed, *bits, half, *sizes, list(taps), list(geometry))
+
     def conv_chain(self, f, phi, weight, taps, geometry):
-        bits = [x.contiguous().view(torch.int16).numpy().view(np.uint16) for x in (f, phi, weight)]
-        found = self.module.conv_chain(self.seed, *bits, f.dtype == torch.float16, list(taps), list(geometry))
+        found = self._conv("conv_chain", f, phi, weight, taps=taps, geometry=geometry)
         return torch.from_numpy(found.view(np.int16)).view(f.dtype)
 
+    def conv_head_gradient(self, grad, f, phi, taps, geometry):
+        return torch.from_numpy(self._conv("conv_head_gradient", grad, f, phi, taps=taps, geometry=geometry))
+
+    def conv_feature_gradient(self, grad, f, weight, sets, samples, taps, geometry):
+        call = {"taps": taps, "geometry": geometry, "sizes": (sets, samples)}
+        return torch.from_numpy(self._conv("conv_feature_gradient", grad, f, weight, **call))
+
     def why_not_chain(self, *sizes):
-        return self.module.why_not_chain(*(list(x) if isinstance(x, tuple) else x for x in sizes))
+        return self._why_not("why_not_chain", *sizes)
+
+    def why_not_head_gradient(self, *sizes):
+        return self._why_not("why_not_head_gradient", *sizes)
+
+    def why_not_feature_gradient(self, *sizes):
+        return self._why_not("why_not_feature_gradient", *sizes)
+
+    def _why_not(self, name, *sizes):
+        return getattr(self.module, name)(*(list(x) if isinstance(x, tuple) else x for x in sizes))
 
     def why_not_moments(self, net):
         return self.module.why_not_moments(net)

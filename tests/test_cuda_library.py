@@ -37,6 +37,8 @@ OPERATORS = (
     "point_moments",
     "point_gradient",
     "conv_chain",
+    "conv_head_gradient",
+    "conv_feature_gradient",
 )
 
 
@@ -113,6 +115,8 @@ def instructions(arch, kernel):
 # Two counters of the outermost loop may in the kernels of features, which are few.
 MOST = {
     "conv_chain": (255, 0),
+    "conv_head_gradient": (255, 0),
+    "conv_feature_gradient": (255, 0),
     "point_moments": (255, 0),
     "point_gradient": (255, 0),
     "net_forwardIf": (255, 16),
@@ -132,11 +136,20 @@ def test_hot_kernels_keep_to_their_registers():
 
 @pytest.mark.skipif(cuobjdump() is None, reason="needs cuobjdump")
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90a"])
-@pytest.mark.parametrize(("kernel", "variants"), [("conv_chain", 8), ("point_moments", 8), ("point_gradient", 4)])
+@pytest.mark.parametrize(
+    ("kernel", "variants"),
+    [
+        ("conv_chain", 8),
+        ("conv_head_gradient", 8),
+        ("conv_feature_gradient", 8),
+        ("point_moments", 8),
+        ("point_gradient", 4),
+    ],
+)
 def test_matrix_products_are_matrix_instructions_on_registers(arch, kernel, variants):
     found = dict(instructions(arch, kernel))
     assert len(found) == variants
     for name, seen in found.items():
         assert {"HMMA", "LDSM", "LDGSTS"} <= set(seen), name
-        assert kernel == "conv_chain" or "MUFU" in seen, name
+        assert kernel.startswith("conv") or "MUFU" in seen, name
         assert not {"LDL", "STL"} & set(seen), name

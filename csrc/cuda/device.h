@@ -20,10 +20,12 @@
 // One block for a multiprocessor is enough: without the 1 the compiler may spill to make room for two.
 #define PGCONV_KERNEL(threads) __global__ void __launch_bounds__(threads, 1)
 #define PGCONV_DEVICE static __device__ __forceinline__
+#define PGCONV_MEMBER __device__ __forceinline__
 #else
 #include "../emulator/emulator.h"
 #define PGCONV_KERNEL(threads) void
 #define PGCONV_DEVICE static inline
+#define PGCONV_MEMBER inline
 #endif
 
 namespace pgconv {
@@ -37,6 +39,17 @@ PGCONV_DEVICE int thread() { return threadIdx.x; }
 PGCONV_DEVICE int threads() { return blockDim.x; }
 PGCONV_DEVICE int64_t block() { return blockIdx.x; }
 PGCONV_DEVICE int64_t blocks() { return gridDim.x; }
+// The same, but what is computed from them is computed here, and kept in no register from before.
+PGCONV_DEVICE int thread_anew() {
+  int number;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(number));
+  return number;
+}
+PGCONV_DEVICE int64_t block_anew() {
+  int number;
+  asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(number));
+  return number;
+}
 
 // The block's memory, of as many bytes as it was launched with.
 template <class T>
@@ -161,6 +174,8 @@ PGCONV_DEVICE int thread() { return emulator::thread(); }
 PGCONV_DEVICE int threads() { return emulator::threads(); }
 PGCONV_DEVICE int64_t block() { return emulator::block(); }
 PGCONV_DEVICE int64_t blocks() { return emulator::blocks(); }
+PGCONV_DEVICE int thread_anew() { return thread(); }
+PGCONV_DEVICE int64_t block_anew() { return block(); }
 
 template <class T>
 PGCONV_DEVICE T* shared_memory() {
