@@ -38,6 +38,8 @@ OPERATORS = (
     "point_gradient",
     "conv_chain",
     "group_last",
+    "conv_head_gradient",
+    "conv_feature_gradient",
 )
 
 
@@ -115,6 +117,8 @@ def instructions(arch, kernel):
 MOST = {
     "conv_chain": (255, 0),
     "conv_wide": (255, 0),
+    "conv_head_gradient": (255, 0),
+    "conv_feature_gradient": (255, 0),
     "point_moments": (255, 0),
     "point_gradient": (255, 0),
     "net_forwardIf": (255, 16),
@@ -137,13 +141,22 @@ PORTABLE_CHAIN = "conv_chain.*Lb0E"
 
 @pytest.mark.skipif(cuobjdump() is None, reason="needs cuobjdump")
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90a"])
-@pytest.mark.parametrize(("kernel", "variants"), [(PORTABLE_CHAIN, 10), ("point_moments", 21), ("point_gradient", 8)])
+@pytest.mark.parametrize(
+    ("kernel", "variants"),
+    [
+        (PORTABLE_CHAIN, 10),
+        ("conv_head_gradient", 8),
+        ("conv_feature_gradient", 8),
+        ("point_moments", 21),
+        ("point_gradient", 8),
+    ],
+)
 def test_matrix_products_are_matrix_instructions_on_registers(arch, kernel, variants):
     found = dict(instructions(arch, kernel))
     assert len(found) == variants
     for name, seen in found.items():
         assert {"HMMA", "LDSM", "LDGSTS"} <= set(seen), name
-        assert kernel == PORTABLE_CHAIN or "MUFU" in seen, name
+        assert kernel.startswith("conv") or "MUFU" in seen, name
         assert not {"LDL", "STL"} & set(seen), name
 
 

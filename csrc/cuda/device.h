@@ -22,11 +22,13 @@
 // With registers for so many blocks on a multiprocessor.
 #define PGCONV_KERNEL_PER(threads, blocks) __global__ void __launch_bounds__(threads, blocks)
 #define PGCONV_DEVICE static __device__ __forceinline__
+#define PGCONV_MEMBER __device__ __forceinline__
 #else
 #include "../emulator/emulator.h"
 #define PGCONV_KERNEL(threads) void
 #define PGCONV_KERNEL_PER(threads, blocks) void
 #define PGCONV_DEVICE static inline
+#define PGCONV_MEMBER inline
 #endif
 
 namespace pgconv {
@@ -48,6 +50,17 @@ PGCONV_DEVICE int thread() { return threadIdx.x; }
 PGCONV_DEVICE int threads() { return blockDim.x; }
 PGCONV_DEVICE int64_t block() { return blockIdx.x; }
 PGCONV_DEVICE int64_t blocks() { return gridDim.x; }
+// The same, but what is computed from them is computed here, and kept in no register from before.
+PGCONV_DEVICE int thread_anew() {
+  int number;
+  asm volatile("mov.u32 %0, %%tid.x;" : "=r"(number));
+  return number;
+}
+PGCONV_DEVICE int64_t block_anew() {
+  int number;
+  asm volatile("mov.u32 %0, %%ctaid.x;" : "=r"(number));
+  return number;
+}
 
 // The block's memory, of as many bytes as it was launched with.
 template <class T>
@@ -191,6 +204,8 @@ PGCONV_DEVICE int thread() { return emulator::thread(); }
 PGCONV_DEVICE int threads() { return emulator::threads(); }
 PGCONV_DEVICE int64_t block() { return emulator::block(); }
 PGCONV_DEVICE int64_t blocks() { return emulator::blocks(); }
+PGCONV_DEVICE int thread_anew() { return thread(); }
+PGCONV_DEVICE int64_t block_anew() { return block(); }
 
 template <class T>
 PGCONV_DEVICE T* shared_memory() {

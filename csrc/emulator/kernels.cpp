@@ -1,9 +1,11 @@
 // The GPU kernels' own sources, compiled for the emulator.
 #include "../cuda/conv_chain.cu"
+#include "../cuda/conv_feature_gradient.cu"
+#include "../cuda/conv_head_gradient.cu"
 #include "../cuda/conv_wide.cu"
-#include "../cuda/group_last.cu"
 #include "../cuda/elements.cu"
 #include "../cuda/features.cu"
+#include "../cuda/group_last.cu"
 #include "../cuda/half_net.cu"
 #include "../cuda/point_gradient.cu"
 #include "../cuda/point_moments.cu"

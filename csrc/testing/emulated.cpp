@@ -2,6 +2,7 @@
 #include <tuple>
 
 #include "../cuda/conv_chain.h"
+#include "../cuda/conv_gradient.h"
 #include "../cuda/elements.h"
 #include "../cuda/features.h"
 #include "../cuda/group_last.h"
@@ -179,6 +180,55 @@ static Array<uint16_t> samples_last(unsigned seed, Array<uint16_t> f) {
   return out;
 }
 
+static ConvGradient gradient_of(const Array<uint16_t>& grad, const Array<uint16_t>& f, int64_t octets, const std::vector<int64_t>& taps,
+                                const std::vector<int>& geometry, int parts) {
+  ConvGradient p{};
+  p.most_parts = parts;
+  p.conv = chain_of(f.shape(4) / 8, octets, grad.shape(1), taps, geometry);
+  p.conv.B = f.shape(0), p.conv.C = f.shape(1), p.conv.height = int(f.shape(2)), p.conv.width = int(f.shape(3));
+  p.u_vectors = int(grad.shape(4) / 8);
+  if (grad.shape(2) != p.conv.out_height || grad.shape(3) != p.conv.out_width) throw std::runtime_error("geometry");
+  p.conv.f = f.data(), p.grad = grad.data();
+  return p;
+}
+
+// By their bits: grad [B, O, Ho, Wo, 8 u vectors], f [B, C, H, W, 8 vectors], phi [S, Nu, octets, granules, 8, 8] ->
+// [C, 8 octets, O]; in at most so many parts, or as many as the driver takes (0).
+static Array<float> head_gradient(unsigned seed, Array<uint16_t> grad, Array<uint16_t> f, Array<uint16_t> phi, bool half,
+                                  const std::vector<int64_t>& taps, const std::vector<int>& geometry, int capability, int parts) {
+  Host host(seed);
+  host.capability = capability;
+  ConvGradient p = gradient_of(grad, f, phi.shape(2), taps, geometry, parts);
+  if (phi.shape(3) != p.conv.granules) throw std::runtime_error("granules");
+  p.conv.S = phi.shape(0), p.conv.Nu = phi.shape(1), p.conv.phi = phi.data();
+  refuse(why_not_head_gradient(p, capability));
+  Array<float> out({p.conv.C, int64_t(8 * p.conv.octets), p.conv.O});
+  head_gradient_of(host, p, half ? kFloat16 : kBfloat16Type, out.mutable_data());
+  return out;
+}
+
+// weight [O, C, 8 octets] instead of phi, of S sets of Nu samples -> [S, Nu, octets, taps vectors, 8, 8].
+static Array<float> feature_gradient(unsigned seed, Array<uint16_t> grad, Array<uint16_t> f, Array<uint16_t> weight, bool half,
+                                     int64_t S, int64_t Nu, const std::vector<int64_t>& taps, const std::vector<int>& geometry,
+                                     int capability, int parts) {
+  Host host(seed);
+  host.capability = capability;
+  ConvGradient p = gradient_of(grad, f, weight.shape(2) / 8, taps, geometry, parts);
+  p.conv.S = S, p.conv.Nu = Nu, p.conv.weight = weight.data();
+  refuse(why_not_feature_gradient(p, capability));
+  Array<float> out({S, Nu, int64_t(p.conv.octets), int64_t(p.conv.real), int64_t(8), int64_t(8)});
+  feature_gradient_of(host, p, half ? kFloat16 : kBfloat16Type, out.mutable_data());
+  return out;
+}
+
+static std::string reason_of(const char* (*why_not)(ConvGradient, int), int64_t vectors, int64_t octets, int64_t outputs,
+                             const std::vector<int64_t>& taps, const std::vector<int>& geometry, int capability) {
+  ConvGradient p{};
+  p.conv = chain_of(vectors, octets, outputs, taps, geometry);
+  const char* reason = why_not(p, capability);
+  return reason ? reason : "";
+}
+
 template <class T>
 static void define(py::module_& m) {
   auto array = [](const char* name) { return py::arg(name).noconvert(); };
@@ -211,6 +261,20 @@ PYBIND11_MODULE(_emulated, m) {
                             const std::vector<int>& geometry, int capability) {
     const char* reason = why_not_chain(chain_of(vectors, octets, outputs, taps, geometry), capability);
     return std::string(reason ? reason : "");
+  });
+  m.def("conv_head_gradient", &head_gradient, py::arg("seed"), py::arg("grad").noconvert(), py::arg("f").noconvert(),
+        py::arg("phi").noconvert(), py::arg("half"), py::arg("taps"), py::arg("geometry"), py::arg("capability"),
+        py::arg("parts"));
+  m.def("why_not_head_gradient", [](int64_t vectors, int64_t octets, int64_t outputs, const std::vector<int64_t>& taps,
+                                    const std::vector<int>& geometry, int capability) {
+    return reason_of(&why_not_head_gradient, vectors, octets, outputs, taps, geometry, capability);
+  });
+  m.def("conv_feature_gradient", &feature_gradient, py::arg("seed"), py::arg("grad").noconvert(), py::arg("f").noconvert(),
+        py::arg("weight").noconvert(), py::arg("half"), py::arg("sets"), py::arg("samples"), py::arg("taps"), py::arg("geometry"),
+        py::arg("capability"), py::arg("parts"));
+  m.def("why_not_feature_gradient", [](int64_t vectors, int64_t octets, int64_t outputs, const std::vector<int64_t>& taps,
+                                       const std::vector<int>& geometry, int capability) {
+    return reason_of(&why_not_feature_gradient, vectors, octets, outputs, taps, geometry, capability);
   });
   m.def("why_not_moments", [](const std::string& text) {
     const char* reason = why_not_moments(parse_net(text));

@@ -29,8 +29,8 @@ def group_conv2d(facts: Facts, table: Mapping[str, Cost], backward: bool) -> dic
     signals = dense.bytes
     wasted = _chain_flops(n, n["C"], n["O"]) - chain.flops
     if backward:
-        # The signal's gradient is the chain of the adjoint problem; those of features and head are the vendor's.
-        wasted = _chain_flops(n, n["O"], n["C"]) + grouped * dense.flops / 2 - chain.flops
+        # The signal's gradient is the chain of the adjoint problem; those of features and head take the chain's products each.
+        wasted = _chain_flops(n, n["O"], n["C"]) + 2 * _chain_flops(n, n["C"], n["O"]) - chain.flops
     return {
         **table,
         "materialize": replace(dense, wasted=(grouped - 1) * dense.flops),

@@ -1,7 +1,8 @@
 """The image convolution on a GPU: the order ``aggregate`` by our own kernel, ``materialize`` by the vendor's convolution.
 
-The kernel reads samples last, in octets, and features in octets (csrc/cuda/conv_chain.h); operands are brought into that form here.
-The gradient of the signal is the same kernel on the adjoint problem, those of features and head the vendor's.
+The kernels read samples last, in octets, and features in octets (csrc/cuda/conv_chain.h); operands are brought into that form here.
+The gradient of the signal is the same kernel on the adjoint problem, those of features and head have their own; what they do not
+take is the vendor's.
 """
 
 from __future__ import annotations
@@ -38,38 +39,61 @@ def why_not(facts: Facts, order: str) -> str | None:
     if facts.size("T") > MOST_TAPS:
         return f"the kernel takes up to {MOST_TAPS} taps, received {facts.size('T')}"
     walk = *_walk(facts.geometry), facts.size("Ho"), facts.size("Wo")
-    return _refusal(facts.size("Nv"), facts.size("Hb"), facts.size("O"), _taps(facts.geometry), walk)
+    return _refusal("chain", facts.size("Nv"), facts.size("Hb"), facts.size("O"), _taps(facts.geometry), walk)
 
 
 def forward(order: str, f: Tensor, phi: Tensor, weight: Tensor, geometry: ConvGeometry) -> Tensor:
     """``[B,O,Nu,Ho,Wo]``."""
     if order == "materialize":
         return vendor_conv.forward(f, phi, weight, geometry)
-    return _chain(f, phi, weight, _taps(geometry), (*_walk(geometry), *geometry.out_size(*f.shape[-2:])))
+    walk = *_walk(geometry), *geometry.out_size(*f.shape[-2:])
+    return _chain(_samples_last(f), phi, weight, _taps(geometry), walk)
 
 
 def backward(
     order: str, grad: Tensor, f: Tensor, phi: Tensor, weight: Tensor, geometry: ConvGeometry, needs: tuple[bool, ...]
 ) -> list[Tensor | None]:
     """Gradients of f, phi and weight (None where not needed)."""
-    grad_f = _signal_gradient(grad, f, phi, weight, geometry) if order == "aggregate" and needs[0] else None
-    left = needs[0] and grad_f is None, *needs[1:]
-    of_f, of_phi, of_weight = vendor_conv.backward(grad, f, phi, weight, geometry, left) if any(left) else (None,) * 3
-    return [of_f if grad_f is None else grad_f, of_phi, of_weight]
+    own = _gradients(grad, f, phi, weight, geometry, needs) if order == "aggregate" else [None] * 3
+    left = tuple(need and x is None for need, x in zip(needs, own))
+    vendors = vendor_conv.backward(grad, f, phi, weight, geometry, left) if any(left) else own
+    return [x if y is None else y for x, y in zip(vendors, own)]
 
 
-def _signal_gradient(grad: Tensor, f: Tensor, phi: Tensor, weight: Tensor, geometry: ConvGeometry) -> Tensor | None:
-    """Pixel ``q`` of the signal meets output ``q + padding - tap``: a convolution with the taps from behind. None at other strides
-    than 1, where outputs have gaps."""
+def _gradients(
+    grad: Tensor, f: Tensor, phi: Tensor, weight: Tensor, geometry: ConvGeometry, needs: tuple[bool, ...]
+) -> list[Tensor | None]:
+    """Those of f, phi and weight that there are kernels for, and that are needed."""
+    taps, walk = _taps(geometry), (*_walk(geometry), *geometry.out_size(*f.shape[-2:]))
+    sizes = f.shape[2], phi.shape[4], weight.shape[0], taps, walk
+    adjoint = _adjoint(geometry, *f.shape[-2:])
+    of_f = needs[0] and adjoint and not _refusal("chain", phi.shape[1], phi.shape[4], f.shape[1], *adjoint)
+    of_phi = needs[1] and not _refusal("feature_gradient", *sizes)
+    of_weight = needs[2] and not _refusal("head_gradient", *sizes)
+    found: list[Tensor | None] = [None] * 3
+    if of_f or of_phi or of_weight:
+        grad = _samples_last(grad.to(f.dtype))
+    if of_phi or of_weight:
+        window = _samples_last(f)
+    if of_f:
+        found[0] = _chain(grad, phi.transpose(1, 2), weight.transpose(0, 1), *adjoint)
+    if of_phi:
+        sums = ops().conv_feature_gradient(grad, window, _head(weight), *phi.shape[:2], taps, walk)
+        found[1] = _from_features(sums, phi)
+    if of_weight:
+        sums = ops().conv_head_gradient(grad, window, _features(phi), taps, walk)
+        found[2] = sums.permute(2, 0, 1)[..., : weight.shape[2]].to(weight.dtype).contiguous()
+    return found
+
+
+def _adjoint(geometry: ConvGeometry, height: int, width: int) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
+    """Taps and walk of the convolution that is the signal's gradient: pixel ``q`` of the signal meets output ``q + padding - tap``,
+    so the taps come from behind. None at other strides than 1, where outputs have gaps."""
     if geometry.stride != (1, 1):
         return None
     reach = [d * (geometry.kernel_size - 1) for d in geometry.dilation]
     taps = tuple(reach[k % 2] - tap for k, tap in enumerate(_taps(geometry)))
-    walk = 1, 1, *(r - p for r, p in zip(reach, geometry.padding)), *f.shape[-2:]
-    phi, weight = phi.transpose(1, 2), weight.transpose(0, 1)
-    if _refusal(phi.shape[2], phi.shape[4], weight.shape[0], taps, walk):
-        return None
-    return _chain(grad.to(f.dtype), phi, weight, taps, walk)
+    return taps, (1, 1, *(r - p for r, p in zip(reach, geometry.padding)), height, width)
 
 
 def _taps(geometry: ConvGeometry) -> tuple[int, ...]:
@@ -82,27 +106,50 @@ def _walk(geometry: ConvGeometry) -> tuple[int, ...]:
     return *geometry.stride, *geometry.padding
 
 
-def _refusal(nv: int, hidden: int, outputs: int, taps: tuple[int, ...], walk: tuple[int, ...]) -> str | None:
+def _refusal(
+    kernel: str, nv: int, hidden: int, outputs: int, taps: tuple[int, ...], walk: tuple[int, ...]
+) -> str | None:
     capability = ops().cuda_capability(torch.cuda.current_device())
-    return _refusal_on(whole_octets(nv), _octets(hidden), outputs, taps, walk, capability)
+    return _refusal_on(kernel, whole_octets(nv), _octets(hidden), outputs, taps, walk, capability)
 
 
 @lru_cache(maxsize=1024)
-def _refusal_on(*sizes) -> str | None:
-    return ops().cuda_why_not_chain(*sizes) or None
+def _refusal_on(kernel: str, *sizes) -> str | None:
+    return getattr(ops(), f"cuda_why_not_{kernel}")(*sizes) or None
 
 
-def _chain(f: Tensor, phi: Tensor, weight: Tensor, taps: tuple[int, ...], walk: tuple[int, ...]) -> Tensor:
-    octets = _octets(phi.shape[4])
+def _chain(window: Tensor, phi: Tensor, weight: Tensor, taps: tuple[int, ...], walk: tuple[int, ...]) -> Tensor:
+    return ops().conv_chain(window, _features(phi), _head(weight), taps, walk)
+
+
+def _samples_last(x: Tensor) -> Tensor:
+    """``[B,C,N,H,W] -> [B,C,H,W,octets of N]``."""
+    last = x.permute(0, 1, 3, 4, 2)
+    return aligned(last) if last.is_contiguous() and x.shape[2] % OCTET == 0 else ops().group_last(x.contiguous())
+
+
+def _head(weight: Tensor) -> Tensor:
+    """``[O,C,H] -> [O,C,octets of H]``."""
+    return aligned(F.pad(weight, (0, OCTET * _octets(weight.shape[2]) - weight.shape[2])))
+
+
+def _features(phi: Tensor) -> Tensor:
+    """``[S,Nu,Nv,T,H] -> [S,Nu,octets of H,granules,8 of H,8 of Nv]``, an even number of granules (tap, octet of Nv)."""
     sets, nu, nv, count, hidden = phi.shape
-    more_v, more_h = OCTET * whole_octets(nv) - nv, OCTET * octets - hidden
-    window = f.permute(0, 1, 3, 4, 2)
-    window = aligned(window) if window.is_contiguous() and not more_v else ops().group_last(f.contiguous())
-    features = F.pad(phi, (0, more_h, 0, 0, 0, more_v)).view(sets, nu, whole_octets(nv), OCTET, count, octets, OCTET)
-    granules = count * (whole_octets(nv))
-    features = features.permute(0, 1, 5, 4, 2, 6, 3).reshape(sets, nu, octets, granules, OCTET, OCTET)
-    features = aligned(F.pad(features, (0, 0, 0, 0, 0, features.shape[3] % 2)))
-    return ops().conv_chain(window, features, aligned(F.pad(weight, (0, more_h))), taps, walk)
+    vectors, octets = whole_octets(nv), _octets(hidden)
+    phi = F.pad(phi, (0, OCTET * octets - hidden, 0, 0, 0, OCTET * vectors - nv))
+    phi = phi.view(sets, nu, vectors, OCTET, count, octets, OCTET).permute(0, 1, 5, 4, 2, 6, 3)
+    phi = phi.reshape(sets, nu, octets, count * vectors, OCTET, OCTET)
+    return aligned(F.pad(phi, (0, 0, 0, 0, 0, count * vectors % 2)))
+
+
+def _from_features(x: Tensor, like: Tensor) -> Tensor:
+    """Back from the granules that there are to ``[S,Nu,Nv,T,H]``."""
+    sets, nu, nv, count, hidden = like.shape
+    vectors, octets = whole_octets(nv), _octets(hidden)
+    x = x.view(sets, nu, octets, count, vectors, OCTET, OCTET).permute(0, 1, 4, 6, 3, 2, 5)
+    x = x.reshape(sets, nu, OCTET * vectors, count, OCTET * octets)
+    return x[:, :, :nv, :, :hidden].to(like.dtype).contiguous()
 
 
 def _octets(hidden: int) -> int:
