@@ -177,7 +177,7 @@ struct SumConvParts {
 };
 constexpr int kSumSlices = 8;
 
-PGCONV_KERNEL(kSumSlices * kWarp) sum_conv_parts(const SumConvParts p) {
+static PGCONV_KERNEL(kSumSlices * kWarp) sum_conv_parts(const SumConvParts p) {
   float* sums = shared_memory<float>();
   const int64_t k = block() * kWarp + lane();
   float sum = 0;

@@ -28,10 +28,10 @@ namespace pgconv {
 namespace PGCONV_ISA {
 
 constexpr int kWidePixels = 128;
-constexpr int kTileGranules = 8, kTilePairs = 4;  // of a tile of phi: rows of 128 bytes
+constexpr int kPhiGranules = 8, kPhiPairs = 4;  // of a tile of phi: rows of 128 bytes
 
 // More than there are granules, so that offsets can be read ahead.
-PGCONV_INLINE int offsets_of(int granules) { return granules + 2 * kTileGranules; }
+PGCONV_INLINE int offsets_of(int granules) { return granules + 2 * kPhiGranules; }
 
 // What a block keeps of its place where it takes no registers.
 struct WidePlace {
@@ -62,7 +62,7 @@ struct WideShared : ChainStage {
     s.plane = lines * s.pitch * p.vectors;
     s.steps = p.granules / 2;
     s.pair_bits = p.octets == 8 ? 2 : p.octets == 4;
-    s.tiles = (p.granules + kTileGranules - 1) / kTileGranules;
+    s.tiles = (p.granules + kPhiGranules - 1) / kPhiGranules;
     s.offsets = sizeof(WidePlace);
     s.sources = s.offsets + offsets_of(p.granules) * 4;
     s.phi = (s.sources + s.plane * 4 + 1023) / 1024 * 1024;
@@ -150,8 +150,8 @@ PGCONV_DEVICE void wide_block(const ConvWide& p) {
     const int h = k % 8, place = k / 8, granule = place % p.granules, octets = place / p.granules;
     const int octet = octets % p.octets, u = octets / p.octets;
     const int64_t sample = (p.S > 1 ? own.b0 : 0) * p.Nu + (own.u0 + u < p.Nu ? own.u0 + u : p.Nu - 1);
-    const int tile = octet / 2 * shared.tiles + granule / kTileGranules, row = (octet % 2 * U + u) * 8 + h;
-    copy_async<16>(memory + shared.phi + tile * tile_size + turned(row, granule % kTileGranules),
+    const int tile = octet / 2 * shared.tiles + granule / kPhiGranules, row = (octet % 2 * U + u) * 8 + h;
+    copy_async<16>(memory + shared.phi + tile * tile_size + turned(row, granule % kPhiGranules),
                    p.phi + (((sample * p.octets + octet) * p.granules + granule) * 8 + h) * 8, true);
   }
   const WidePixel pixel = WidePixel::of(p, own.pixel + warp() * 16 + lane() % 16);
@@ -179,7 +179,7 @@ PGCONV_DEVICE void wide_block(const ConvWide& p) {
     warpgroup_wait<1>();
     auto step = [&](int i, bool adds_to) {
       warpgroup_begin();
-      warpgroup_multiply_add<E>(moments, window[i % depth], phi + i / kTilePairs * tile_size, i % kTilePairs * 32, adds_to);
+      warpgroup_multiply_add<E>(moments, window[i % depth], phi + i / kPhiPairs * tile_size, i % kPhiPairs * 32, adds_to);
       warpgroup_commit();
       warpgroup_wait<depth - window_ahead>();
       load_matrices(window[(i + window_ahead) % depth], from + next);
@@ -187,14 +187,14 @@ PGCONV_DEVICE void wide_block(const ConvWide& p) {
     };
     step(0, false);
     PGCONV_ROLLED
-    for (int k = 1; k < shared.steps; k += kTilePairs) {
+    for (int k = 1; k < shared.steps; k += kPhiPairs) {
       PGCONV_UNROLL
-      for (int i = 1; i <= kTilePairs; ++i) {
+      for (int i = 1; i <= kPhiPairs; ++i) {
         if (i > 1 && k + i > shared.steps) break;
         step(i, true);
       }
       phi += tile_size;
-      offset += kTileGranules;
+      offset += kPhiGranules;
     }
     warpgroup_wait<0>();
     hold_sums(moments);
