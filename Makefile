@@ -54,28 +54,40 @@ docs: $(VENV)/.test
 	$(BIN)/python -m pytest --doctest-glob='*.md' README.md docs
 
 # On a machine with a GPU and a Python that has torch with CUDA, cmake, ninja, pybind11 and pytest: nothing is installed. Without
-# a GPU the same tests run on the emulator.
+# a GPU the same tests run on the emulator. In parallel where pytest-xdist is there.
 GPU_PYTHON ?= python3
 GPU_ARCHITECTURES ?= 80;90a
+GPU_WORKERS ?= 8
 test-gpu:
 	cmake -G Ninja -DPython_EXECUTABLE=$(shell command -v $(GPU_PYTHON)) "-DPGCONV_CUDA_ARCHITECTURES=$(GPU_ARCHITECTURES)" -B build/gpu -S .
 	cmake --build build/gpu
-	PYTHONPATH=$(CURDIR) $(GPU_PYTHON) -m pytest -q tests/test_emulator.py tests/test_cuda_features.py tests/test_cuda_points.py \
-	  tests/test_cuda_conv.py tests/test_cuda_backend.py $(ARGS)
+	PYTHONPATH=$(CURDIR) OMP_NUM_THREADS=2 $(GPU_PYTHON) -m pytest -q \
+	  $$($(GPU_PYTHON) -c "import xdist" 2>/dev/null && echo --numprocesses $(GPU_WORKERS)) tests/test_emulator.py tests/test_cuda_features.py \
+	  tests/test_cuda_points.py tests/test_cuda_conv.py tests/test_cuda_backend.py $(ARGS)
 
-# Results go to build/gpu. DEVICE=cpu rehearses without a GPU (with --dtype float32 on the native CPU code).
+# Both operations, about five minutes in all: code is compiled for some cases only, and rounds end with the time. Results go to
+# build/gpu. DEVICE=cpu rehearses without a GPU (with DTYPE=float32 on the native CPU code); ARGS, IMAGE_ARGS and POINT_ARGS
+# overrule what stands here, such as --time-limit, --filter and --compile.
 DEVICE ?= cuda
 DTYPE ?= bfloat16
+BENCH_GPU = PYTHONPATH=$(CURDIR) $(GPU_PYTHON) -m benchmarks
+BENCH_GPU_ARGS = --device $(DEVICE) --dtype $(DTYPE) --rounds 5
 bench-gpu:
-	PYTHONPATH=$(CURDIR) $(GPU_PYTHON) -m benchmarks point_conv --device $(DEVICE) --dtype $(DTYPE) --rounds 5 \
-	  --csv build/gpu/points.csv $(ARGS)
+	rm -f build/gpu/images.csv build/gpu/points.csv
+	status=0; \
+	$(BENCH_GPU) group_conv2d $(BENCH_GPU_ARGS) --time-limit 150 --plans all --compile "k3-H8-32x32,k7-H32-28x28" \
+	  --csv build/gpu/images.csv $(ARGS) $(IMAGE_ARGS) || status=1; \
+	$(BENCH_GPU) point_conv $(BENCH_GPU_ARGS) --time-limit 200 \
+	  --compile "T(3)-B1-N4096-C32-O32-H32-sin,SE(2)-B1-N4096-C32-O32-H32-sin" \
+	  --csv build/gpu/points.csv $(ARGS) $(POINT_ARGS) || status=1; \
+	exit $$status
 
-# Tests, benchmark, and the record of both in benchmarks/results.
+# Tests, benchmarks, and the record of all in benchmarks/results, of failures, too.
 RECORD_ARGS ?=
 gpu-record:
-	$(MAKE) test-gpu ARGS="--junitxml=$(CURDIR)/build/gpu/tests.xml"
-	$(MAKE) bench-gpu
-	PYTHONPATH=$(CURDIR) $(GPU_PYTHON) -m benchmarks record --junit build/gpu/tests.xml --csv build/gpu/points.csv $(RECORD_ARGS)
+	-$(MAKE) test-gpu ARGS="--junitxml=$(CURDIR)/build/gpu/tests.xml"
+	-$(MAKE) bench-gpu
+	$(BENCH_GPU) record --junit build/gpu/tests.xml --csv build/gpu/images.csv build/gpu/points.csv $(RECORD_ARGS)
 
 clean:
 	rm -rf build dist *.egg-info pgconv/_lib/*.so demo-output .pytest_cache .ruff_cache

@@ -30,6 +30,7 @@ class Settings:
     directions: tuple[str, ...] = timing.DIRECTIONS
     memory: bool = True
     full_gate: bool = False
+    compiling: str = ""
 
 
 @dataclass(frozen=True)
@@ -59,11 +60,10 @@ def measure(
         deadline: value of ``time.perf_counter()`` after which no round begins
         tick: called after every round
     """
-    with machine.threads(threads):
+    with machine.threads(threads), machine.vendor_search():
+        chosen = implementations.select(suite, case, settings.plans, settings.baselines, settings.compiling)
         # Two requests may come to the same plan.
-        unique = {
-            (x.name, x.plan): x for x in implementations.select(suite, case, settings.plans, settings.baselines)
-        }.values()
+        unique = {(x.name, x.plan): x for x in chosen}.values()
         if any(isinstance(x, Implementation) and x.compiled for x in unique):
             # Compiled code is kept by function and given up after a few shapes.
             torch.compiler.reset()
@@ -109,9 +109,10 @@ def _time(
     tick: Callable[[], None],
 ) -> tuple[timing.Times[tuple[str, str]], dict[str, str]]:
     """Times of one direction, and the errors of what could not run at full size."""
-    operands, cotangent = case.operands(), case.cotangent()
     prepared, broken = {}, {}
+    given = case.operands(), case.cotangent()
     for x in chosen:
+        operands, cotangent = x.arrange(*given)
         calls = timing.steps(x.bind(case.static), operands, case.asked, cotangent)
         try:
             prepared[x.key] = (
@@ -190,7 +191,7 @@ def run(
         emit: called with the rows of every case as soon as they are there
     """
     jobs = [(case, count) for case in cases for count in threads]
-    weights = [_OVERHEAD + case.work / count for case, count in jobs]
+    weights = [_overhead(suite, case, settings) + case.work / count for case, count in jobs]
     begin = time.perf_counter()
     rows: list[Row] = []
     failures: list[str] = []
@@ -224,14 +225,27 @@ def run(
 _BAR = "{desc} {percentage:3.0f}% |{bar}| {elapsed} elapsed, {remaining} left"
 
 
-_OVERHEAD = 1e10
-"""FLOPs that stand for what every case costs."""
+_OVERHEAD = {"cpu": (1e10, 0.0), "cuda": (2e14, 1e15)}
+"""FLOPs that stand for what every case costs, and for each baseline that compiles on it."""
+
+
+def _overhead(suite: Suite, case: Case, settings: Settings) -> float:
+    each, compiling = _OVERHEAD[case.device]
+    if not options.matches(case.name, settings.compiling):
+        return each
+    return each + compiling * sum(way.compiled for way in implementations.named(suite, settings.baselines))
 
 
 def _parser(suite: Suite) -> argparse.ArgumentParser:
     parser = options.parser(suite.name, suite.description)
     parser.add_argument("--plans", default="best", help='"best", "all", or plans such as cpp:aggregate')
     parser.add_argument("--baselines", default="all", help='"all", "none", or names separated by commas')
+    parser.add_argument(
+        "--compile",
+        default="",
+        metavar="TEXT",
+        help="baselines that compile only on cases whose name contains this text, or one of several (default: on all)",
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where all runs (default %(default)s)")
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="of all cases instead of their own")
     parser.add_argument("--direction", choices=timing.DIRECTIONS, help="only this one")
@@ -258,6 +272,7 @@ def _run_and_show(suite: Suite, cases: Sequence[Case], chosen: argparse.Namespac
         directions=(chosen.direction,) if chosen.direction else timing.DIRECTIONS,
         memory=not chosen.no_memory,
         full_gate=chosen.full_gate,
+        compiling=chosen.compile,
     )
     table = Report.of(suite)
     described = machine.describe(chosen.device)
@@ -274,11 +289,15 @@ def _run_and_show(suite: Suite, cases: Sequence[Case], chosen: argparse.Namespac
 
 
 def _select(suite: Suite, chosen: argparse.Namespace) -> list[Case]:
-    """The cases whose name passes the filter; large ones only if asked for, or if no other passes."""
-    changes = {"device": chosen.device, **({"dtype": chosen.dtype} if chosen.dtype else {})}
-    cases = dict.fromkeys(replace(case, **changes) for case in suite.cases)
-    found = [case for case in cases if options.matches(case.name, chosen.filter)]
-    return [case for case in found if chosen.list or not case.large or chosen.large] or (found if chosen.filter else [])
+    """The cases whose name passes the filter; unusual ones only if asked for, or if no other passes."""
+    changes = {"dtype": chosen.dtype} if chosen.dtype else {}
+    cases: dict[str, Case] = {}
+    for case in suite.cases:
+        case = replace(case.on(chosen.device), **changes)
+        cases.setdefault(case.name, case)
+    found = [case for name, case in cases.items() if options.matches(name, chosen.filter)]
+    usual = [case for case in found if chosen.list or case.usual or (case.large and chosen.large)]
+    return usual or (found if chosen.filter else [])
 
 
 def main(suite: Suite, argv: Sequence[str] | None = None) -> int:

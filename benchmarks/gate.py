@@ -1,19 +1,23 @@
 """No number without a gate: values and gradients against the float64 reference before anything is timed.
 
-float32: 1e-5 for the result and 1e-4 for gradients, of the largest value. bfloat16: at most twice the error of the reference in
-that precision.
+float32: 1e-5 for the result and 1e-4 for gradients, of the largest value; 2e-3 for both where operands may be cut to TF32.
+bfloat16 and float16: at most twice the error of the reference in that precision, and one rounding.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
 from benchmarks.implementations import Implementation
-from benchmarks.suite import Case, Function, Suite
+from benchmarks.suite import Case, Function, Inputs, Suite, as_they_are
 
 VALUE_BOUND, GRADIENT_BOUND = 1e-5, 1e-4
+
+TF32_BOUND = 2 * 2.0**-10
+"""Two operands of every product may be cut to 10 bits."""
 
 REDUCED_FLOPS = 1e9
 """A case is cut down to about this much arithmetic, seconds for the float64 reference on the largest ones."""
@@ -24,11 +28,16 @@ def reference(suite: Suite) -> Function:
     return lambda *call: suite.call(*call, suite.reference)
 
 
-def evaluate(function: Function, case: Case, dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
+def evaluate(
+    function: Function,
+    case: Case,
+    dtype: torch.dtype | None = None,
+    arrange: Callable[..., Inputs] = as_they_are,
+) -> dict[str, torch.Tensor]:
     """Result (``"out"``) and the gradients asked for, by name."""
-    leaves = [x.to(dtype or x.dtype).requires_grad_(need) for x, need in zip(case.operands(), case.asked)]
+    operands, cotangent = arrange(case.operands(), case.cotangent())
+    leaves = [x.to(dtype or x.dtype).requires_grad_(need) for x, need in zip(operands, case.asked)]
     out = function(*leaves, case.static)
-    cotangent = case.cotangent()
     grads = torch.autograd.grad(out, [x for x in leaves if x.requires_grad], cotangent.to(dtype or cotangent.dtype))
     names = (name for name, need in zip(case.OPERANDS, case.asked) if need)
     return {"out": out.detach(), **dict(zip(names, grads))}
@@ -79,8 +88,8 @@ class Gate:
         case = self._checked if implementation.refuses(self._checked) is None else self._case
         exact, bounds = self._exact(case)
         try:
-            found = evaluate(implementation.function, case)
-        except (RuntimeError, ValueError) as error:
+            found = evaluate(implementation.function, case, arrange=implementation.arrange)
+        except Exception as error:  # a compiler may raise anything; the others are measured all the same
             return Verdict(f"raised {type(error).__name__}: {error}", case.checked)
         for name, x in exact.items():
             if found[name].shape != x.shape:
@@ -97,7 +106,11 @@ class Gate:
         if case not in self._cache:
             exact = evaluate(self._reference, case, torch.float64)
             if case.torch_dtype.itemsize < 4:
-                bounds = {name: 2 * error for name, error in errors(evaluate(self._reference, case), exact).items()}
+                rounding = torch.finfo(case.torch_dtype).eps / 2
+                own = errors(evaluate(self._reference, case), exact)
+                bounds = {name: 2 * error + rounding for name, error in own.items()}
+            elif case.tf32:
+                bounds = dict.fromkeys(exact, TF32_BOUND)
             else:
                 bounds = {name: VALUE_BOUND if name == "out" else GRADIENT_BOUND for name in exact}
             self._cache[case] = exact, bounds

@@ -6,7 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.suite import Baseline, Case, Function, Suite
+import torch
+
+from benchmarks import options
+from benchmarks.suite import Baseline, Case, Function, Inputs, Suite, as_they_are
 from pgconv.ops import dispatch
 from pgconv.ops.plan import DIRECTIONS, costs
 from pgconv.spec import Plan
@@ -26,6 +29,7 @@ class Implementation:
         backward_flops: of one backward pass for all gradients
         refuses: reason why it does not run a case, or None
         compiled: whether its first call compiles
+        arrange: operands and cotangent in the layout it is used with
     """
 
     name: str
@@ -35,6 +39,7 @@ class Implementation:
     backward_flops: float
     refuses: Callable[[Any], str | None]
     compiled: bool = False
+    arrange: Callable[[Sequence[torch.Tensor], torch.Tensor], Inputs] = as_they_are
 
     @property
     def key(self) -> tuple[str, str]:
@@ -43,6 +48,10 @@ class Implementation:
     @property
     def label(self) -> str:
         return f"{self.name} {self.plan}".rstrip()
+
+    def inputs(self, case: Case) -> Inputs:
+        """Operands and cotangent of a case, in its layout."""
+        return self.arrange(case.operands(), case.cotangent())
 
     def bind(self, static: Any) -> Function:
         """The function of the operands alone."""
@@ -80,7 +89,8 @@ def baseline(way: Baseline, case: Case) -> Implementation | Skipped:
     if reason is not None:
         return Skipped(way.name, "", reason)
     flops = way.flops(case)
-    return Implementation(way.name, "", way.make(), flops, way.backward * flops, way.why_not, way.compiled)
+    backward = way.backward * flops
+    return Implementation(way.name, "", way.make(), flops, backward, way.why_not, way.compiled, way.arrange)
 
 
 def ours(suite: Suite, plan: str, case: Case) -> Implementation | Skipped:
@@ -104,7 +114,7 @@ def ours(suite: Suite, plan: str, case: Case) -> Implementation | Skipped:
     return Implementation(OURS, text, lambda *call: suite.call(*call, request), forward, backward, refuses)
 
 
-def select(suite: Suite, case: Case, plans: str, baselines: str) -> list[Implementation | Skipped]:
+def select(suite: Suite, case: Case, plans: str, baselines: str, compiling: str = "") -> list[Implementation | Skipped]:
     """What runs on a case, baselines first.
 
     Args:
@@ -112,14 +122,25 @@ def select(suite: Suite, case: Case, plans: str, baselines: str) -> list[Impleme
         case: one of its cases
         plans: ``"best"`` for the planner's choice, ``"all"`` for every native plan that can run, or plans by name
         baselines: ``"all"``, ``"none"`` or names
+        compiling: text in the names of the cases on which those that compile run
     """
+    chosen = [
+        Skipped(way.name, "", "it compiles for long and was not asked for here (--compile)")
+        if way.compiled and not options.matches(case.name, compiling)
+        else baseline(way, case)
+        for way in named(suite, baselines)
+    ]
+    return chosen + [ours(suite, plan, case) for plan in _plans(case, plans)]
+
+
+def named(suite: Suite, baselines: str) -> list[Baseline]:
+    """The suite's baselines by ``"all"``, ``"none"`` or names separated by commas."""
     known = {way.name: way for way in suite.baselines}
     names = list(known) if baselines == "all" else [] if baselines == "none" else baselines.split(",")
     unknown = [name for name in names if name not in known]
     if unknown:
         raise UnknownName(f"baselines must be 'all', 'none' or among {', '.join(known)}, received {', '.join(unknown)}")
-    chosen = [baseline(known[name], case) for name in names]
-    return chosen + [ours(suite, plan, case) for plan in _plans(case, plans)]
+    return [known[name] for name in names]
 
 
 def _plans(case: Case, plans: str) -> list[str]:

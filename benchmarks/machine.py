@@ -17,6 +17,8 @@ from benchmarks import timing
 from pgconv.backends.cpp import library
 
 PROBE_MILLISECONDS = 50
+PROBE_SIZE = {"cpu": 1024, "cuda": 8192}
+"""Rows and columns of the matrices whose product is timed."""
 
 
 @contextmanager
@@ -30,18 +32,34 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+@contextmanager
+def vendor_search() -> Iterator[None]:
+    """Let cuDNN try its algorithms on the first call of every shape, as whoever trains on images of one size does."""
+    before = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
+
+
 def peak_probe(dtype: torch.dtype = torch.float32, device: str = "cpu") -> str:
-    """What ``peak`` measures: ``fma`` (multiply-adds in registers) or, where there is no native operator, ``matmul``."""
-    return "matmul" if device != "cpu" or _fma_probe(_low(dtype)) is None else "fma"
+    """What ``peak`` measures: ``fma`` (multiply-adds in registers); where there is no native operator ``matmul``, on a GPU with
+    type and size."""
+    if device == "cpu":
+        return "matmul" if _fma_probe(_low(dtype)) is None else "fma"
+    size, name = PROBE_SIZE[device], str(dtype).removeprefix("torch.")
+    tf32 = f", TF32 {_switch(torch.backends.cuda.matmul.allow_tf32)}" if dtype == torch.float32 else ""
+    return f"{name} matmul {size} x {size} x {size}{tf32}"
 
 
 def peak(dtype: torch.dtype = torch.float32, device: str = "cpu") -> float:
     """FLOP/s the current threads, or the GPU, reach now. Asked in every round, so that a busy machine shows."""
     low = _low(dtype)
     if device != "cpu":
-        return _matmul_rate(dtype, device, 8192)
+        return _matmul_rate(dtype, device)
     probe = _fma_probe(low)
-    return _matmul_rate(torch.bfloat16 if low else torch.float32, device, 1024) if probe is None else probe()
+    return _matmul_rate(torch.bfloat16 if low else torch.float32, device) if probe is None else probe()
 
 
 def _fma_probe(low: bool) -> Callable[[], float] | None:
@@ -58,8 +76,9 @@ def _low(dtype: torch.dtype) -> bool:
     return dtype in (torch.bfloat16, torch.float16)
 
 
-def _matmul_rate(dtype: torch.dtype, device: str, size: int) -> float:
+def _matmul_rate(dtype: torch.dtype, device: str) -> float:
     """Rate of a large matrix product of random numbers, which is somewhat below the peak."""
+    size = PROBE_SIZE[device]
     a = torch.randn(size, size, device=device).to(dtype)
     out = a @ a
     timing.finish()
@@ -80,9 +99,22 @@ def describe(device: str = "cpu") -> dict[str, str]:
         "torch": torch.__version__,
         "isa": library.isa() if native else torch.backends.cpu.get_cpu_capability(),
         "cpu": f"{_processor()}, {os.cpu_count()} cores",
-        "gpu": "" if device == "cpu" else f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}",
+        "gpu": "" if device == "cpu" else _gpu(),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
+
+
+def _gpu() -> str:
+    """Name, versions, and where float32 may be cut to TF32."""
+    convolutions, products = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    return (
+        f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}, "
+        f"TF32 of convolutions {_switch(convolutions)}, of matrix products {_switch(products)}"
+    )
+
+
+def _switch(on: bool) -> str:
+    return "on" if on else "off"
 
 
 def _processor() -> str:

@@ -1,4 +1,4 @@
-"""Peak memory of a call beyond its operands, results included, measured in a process of its own.
+"""Peak memory of a call beyond its operands, results included, measured in a process of its own, or by the GPU's allocator.
 
 The kernel keeps a process's highest resident size (VmHWM) and resets it on request, so the peak of one call is read exactly. Where
 it cannot be reset the highest size since the start is read; where there is no /proc, ``ru_maxrss``: both give a lower bound.
@@ -32,7 +32,10 @@ def peak_extra(name: str, case: Case, implementation: Implementation, count: int
 
     On a GPU the allocator counts them, and no process of its own is needed."""
     if case.device != "cpu":
-        return _allocated(_calls(case, implementation))
+        # What runs out of memory is measured no further.
+        with suppress(torch.OutOfMemoryError):
+            return _allocated(_calls(case, implementation))
+        return {}
     request = json.dumps([name, asdict(case), implementation.name, implementation.plan, count])
     command = [sys.executable, "-m", "benchmarks.memory", request]
     try:
@@ -81,7 +84,8 @@ def _allocated(calls: dict[str, Callable[[], object]]) -> dict[str, float]:
 
 
 def _calls(case: Case, implementation: Implementation) -> dict[str, Callable[[], object]]:
-    return timing.steps(implementation.bind(case.static), case.operands(), case.asked, case.cotangent())
+    operands, cotangent = implementation.inputs(case)
+    return timing.steps(implementation.bind(case.static), operands, case.asked, cotangent)
 
 
 def _run_all(calls: dict[str, Callable[[], object]]) -> None:

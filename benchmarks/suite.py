@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import shutil
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Any, ClassVar
 
@@ -19,6 +19,9 @@ import torch
 from pgconv.spec import Facts
 
 Function = Callable[..., torch.Tensor]
+
+Inputs = tuple[list[torch.Tensor], torch.Tensor]
+"""Operands and cotangent."""
 
 
 class Case(ABC):
@@ -82,6 +85,20 @@ class Case(ABC):
     def tiny(self) -> Case:
         """The smallest call that loads the same code."""
 
+    def on(self, device: str) -> Case:
+        """What is measured of it on a device."""
+        return replace(self, device=device)
+
+    @property
+    def usual(self) -> bool:
+        """Whether it runs without being asked for."""
+        return not self.large
+
+    @property
+    def tf32(self) -> bool:
+        """Whether vendors' functions may cut its float32 operands to 10 bits."""
+        return False
+
     @property
     def torch_dtype(self) -> torch.dtype:
         return getattr(torch, self.dtype)
@@ -90,6 +107,11 @@ class Case(ABC):
     def asked(self) -> list[bool]:
         """For each operand, whether its gradient is asked for."""
         return [name in self.needs for name in self.OPERANDS]
+
+
+def as_they_are(operands: Sequence[torch.Tensor], cotangent: torch.Tensor) -> Inputs:
+    """Operands and cotangent in the layout of a case."""
+    return list(operands), cotangent
 
 
 @dataclass(frozen=True)
@@ -103,6 +125,7 @@ class Baseline:
         refuses: reason why it does not run a case, or None
         compiled: whether its first call compiles
         backward: its backward pass in forward passes: two products for each, and one more if it computes them again
+        arrange: operands and cotangent in the layout in which a network made for this way has them; not timed
     """
 
     name: str
@@ -111,6 +134,7 @@ class Baseline:
     refuses: Callable[[Any], str | None]
     compiled: bool = False
     backward: float = 2.0
+    arrange: Callable[[Sequence[torch.Tensor], torch.Tensor], Inputs] = as_they_are
 
     def why_not(self, case: Case) -> str | None:
         """Reason why it does not run the case here, or None."""

@@ -8,13 +8,24 @@ from pgconv.backends import native_features
 
 
 class Emulated:
-    """Raw native functions by the emulator. ``seed`` decides the schedule of its threads."""
+    """Raw native functions by the emulator. ``seed`` decides the schedule of its threads; gradients of image convolutions take
+    ``parts`` parts, so few that blocks have several tiles to walk over, or as many as on a GPU (0)."""
 
-    def __init__(self, module, seed=0):
-        self.module, self.seed = module, seed
+    def __init__(self, module, seed=0, capability=80, parts=3):
+        self.module, self.seed, self.capability, self.parts = module, seed, capability, parts
+
+    def _but(self, **changes):
+        own = {"seed": self.seed, "capability": self.capability, "parts": self.parts}
+        return Emulated(self.module, **(own | changes))
 
     def with_seed(self, seed):
-        return Emulated(self.module, seed)
+        return self._but(seed=seed)
+
+    def with_capability(self, capability):
+        return self._but(capability=capability)
+
+    def with_parts(self, parts):
+        return self._but(parts=parts)
 
     def _call(self, name, *args):
         arrays = [np.ascontiguousarray(x.numpy()) if isinstance(x, torch.Tensor) else x for x in args]
@@ -46,20 +57,27 @@ class Emulated:
         bits = [x.contiguous().view(torch.int16).numpy().view(np.uint16) for x in (grad, f)]
         return self._call("point_gradient", *bits, f.dtype == torch.float16, v, u, params, *self._text(spec))
 
-    def _conv(self, name, *tensors, taps, geometry, sizes=()):
+    def _conv(self, name, *tensors, taps, geometry, sizes=(), more=()):
         bits = [x.contiguous().view(torch.int16).numpy().view(np.uint16) for x in tensors]
         half = tensors[0].dtype == torch.float16
-        return getattr(self.module, name)(self.seed, *bits, half, *sizes, list(taps), list(geometry))
+        return getattr(self.module, name)(
+            self.seed, *bits, half, *sizes, list(taps), list(geometry), self.capability, *more
+        )
 
     def conv_chain(self, f, phi, weight, taps, geometry):
         found = self._conv("conv_chain", f, phi, weight, taps=taps, geometry=geometry)
         return torch.from_numpy(found.view(np.int16)).view(f.dtype)
 
+    def group_last(self, f):
+        found = self.module.group_last(self.seed, f.contiguous().view(torch.int16).numpy().view(np.uint16))
+        return torch.from_numpy(found.view(np.int16)).view(f.dtype)
+
     def conv_head_gradient(self, grad, f, phi, taps, geometry):
-        return torch.from_numpy(self._conv("conv_head_gradient", grad, f, phi, taps=taps, geometry=geometry))
+        call = {"taps": taps, "geometry": geometry, "more": (self.parts,)}
+        return torch.from_numpy(self._conv("conv_head_gradient", grad, f, phi, **call))
 
     def conv_feature_gradient(self, grad, f, weight, sets, samples, taps, geometry):
-        call = {"taps": taps, "geometry": geometry, "sizes": (sets, samples)}
+        call = {"taps": taps, "geometry": geometry, "sizes": (sets, samples), "more": (self.parts,)}
         return torch.from_numpy(self._conv("conv_feature_gradient", grad, f, weight, **call))
 
     def why_not_chain(self, *sizes):

@@ -177,7 +177,6 @@ class Toy:
     name = "toy"
     devices = ("cpu",)
     planned = True
-    rated = True
 
     def __init__(self):
         self.ran = []

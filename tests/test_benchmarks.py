@@ -2,26 +2,23 @@
 
 import csv
 import itertools
-import json
 import subprocess
 import sys
-import warnings
 from dataclasses import fields, replace
 
 import pytest
 import torch
+from benchmark_suites import CLOUD, IMAGES, NAMES, QUICK, SUITES, TINY, command, with_wrong_baseline
 
-from benchmarks import __main__ as command
+from benchmarks import __main__ as benchmarks
 from benchmarks import (
     engine,
     features,
     gate,
     group_conv2d,
     implementations,
-    machine,
     memory,
     point_conv,
-    record,
     timing,
 )
 from benchmarks.implementations import Implementation, Skipped
@@ -29,36 +26,13 @@ from benchmarks.report import CsvWriter, Report
 from pgconv.ops.plan import costs
 from pgconv.spec import ConvGeometry
 
-Case, PointCase = group_conv2d.Case, point_conv.Case
-TINY = Case(
-    "tiny", "no network", False, batch=2, inputs=3, outputs=2, nv=3, nu=2, kernel=3, hidden=4, height=5, width=6
-)
-IMAGES = (
-    TINY,
-    replace(TINY, batch=1, bias=True),
-    replace(TINY, per_example=True),
-    replace(TINY, kernel=7, height=7, width=7, padding="valid"),
-    replace(TINY, kernel=7, height=7, width=7, padding="valid", per_example=True),
-    replace(TINY, kernel=1, hidden=1),
-    replace(TINY, inputs=1, nv=1, kernel=5, needs=("phi", "weight")),
-)
-CLOUD = PointCase("T(3)", "no network", batch=2, nv=7, nu=5, inputs=3, outputs=4, hidden=6)
-POINTS = (
-    CLOUD,
-    replace(CLOUD, batch=1, needs=("f", "weight")),
-    replace(CLOUD, neighbors=3),
-    replace(CLOUD, depthwise=True, outputs=3),
-    replace(CLOUD, group="SE(2)", activation="silu"),
-    replace(CLOUD, group="SE(2)", shared=True),
-    replace(CLOUD, group="SE(2)", shared=True, depthwise=True, outputs=3),
-    replace(CLOUD, group="SE(2)", neighbors=3),
-    replace(CLOUD, group="SE(3)"),
-    replace(CLOUD, group="SE(3)", neighbors=3, depthwise=True, outputs=3, activation="silu"),
-)
-SUITES = (replace(group_conv2d.SUITE, cases=IMAGES), replace(point_conv.SUITE, cases=POINTS))
-NAMES = [suite.name for suite in SUITES]
-QUICK = engine.Settings(rounds=2, baselines="materialised,factored,disc", memory=False)
-EACH = [(suite, way, case) for suite in SUITES for way in suite.baselines for case in suite.cases]
+EACH = [
+    (suite, way, case)
+    for suite in SUITES
+    for way in suite.baselines
+    for case in suite.cases
+    if way.name != "channels-last" or not case.per_example
+]
 BASELINES = group_conv2d.SUITE.baselines
 
 
@@ -67,23 +41,9 @@ def _function(way):
     return way.make("aot_eager") if way.compiled else way.make()
 
 
-def _with_wrong_baseline(suite, function):
-    """The suite whose first baseline is another function, made from its own."""
-    first, *others = suite.baselines
-    return replace(suite, baselines=(replace(first, make=lambda: function(first.make())), *others))
-
-
 @pytest.fixture
 def quick_main(monkeypatch):
-    """The command on a tiny table, with samples too short to mean anything."""
-    monkeypatch.setattr(timing, "SAMPLE_SECONDS", 0.0)
-    monkeypatch.setattr(machine, "PROBE_MILLISECONDS", 1)
-
-    def run(*arguments, suite=SUITES[0]):
-        first = suite.baselines[0].name
-        return engine.main(suite, ["--rounds", "1", "--no-memory", "--baselines", first, *arguments])
-
-    return run
+    return command(monkeypatch)
 
 
 @pytest.mark.parametrize("tiny", [TINY, CLOUD], ids=NAMES)
@@ -103,7 +63,7 @@ def test_names_are_unique_and_say_every_field(tiny):
         "activation": "silu",
     }
     for field in fields(tiny):
-        if field.name not in ("source", "published"):
+        if field.name not in ("source", "published", "gpu_batch"):
             value = changed.get(field.name, 9)
             assert replace(tiny, **{field.name: value}).name != tiny.name, field.name
     for suite in (group_conv2d.SUITE, point_conv.SUITE):
@@ -137,10 +97,11 @@ def test_a_reduced_case_keeps_everything_but_its_size():
 def test_baselines_equal_the_reference_in_values_and_gradients(suite, way, case):
     torch.compiler.reset()
     exact = gate.evaluate(gate.reference(suite), case, torch.float64)
-    found = gate.evaluate(_function(way), case, torch.float64)
-    assert found["out"].is_contiguous() and set(found) == {"out", *case.needs}
+    found = gate.evaluate(_function(way), case, torch.float64, way.arrange)
+    assert found["out"].is_contiguous() or way.name == "channels-last"
+    assert set(found) == {"out", *case.needs}
     assert max(gate.errors(found, exact).values()) < 1e-12
-    assert way.why_not(case) is None and way.flops(case) > 0
+    assert way.flops(case) > 0 and way.why_not(replace(case, device="cuda")) is None
 
 
 def test_chunks_of_any_size_add_up(monkeypatch):
@@ -166,6 +127,13 @@ def test_baselines_say_why_not(monkeypatch):
     by_name = {way.name: way for way in BASELINES}
     large = replace(group_conv2d.CASES[0], batch=512)
     assert "above the limit" in by_name["factored"].why_not(large)
+    assert "for GPUs" in by_name["channels-last"].why_not(TINY)
+    on_gpu = replace(TINY, device="cuda")
+    assert by_name["channels-last"].why_not(on_gpu) is None
+    assert "groups" in by_name["channels-last"].why_not(replace(on_gpu, per_example=True))
+    monkeypatch.setattr("torch.ops.mkldnn._is_mkldnn_bf16_supported", lambda: False)
+    assert "bfloat16 on this CPU" in by_name["materialised"].why_not(replace(TINY, dtype="bfloat16"))
+    assert by_name["materialised"].why_not(replace(on_gpu, dtype="bfloat16")) is None
     assert by_name["materialised"].why_not(large) is None
     cloud = point_conv.CASES[-1]
     assert "above the limit" in point_conv.BASELINES[0].why_not(cloud) and point_conv.BASELINES[2].why_not(cloud)
@@ -192,10 +160,10 @@ def test_work_counts_what_is_computed():
     assert implementations.work(way, TINY.OPERANDS, "forward") == 5
     assert implementations.work(way, TINY.OPERANDS, "forward+backward") == 13
     assert implementations.work(way, ("phi", "weight"), "forward+backward") == 9
-    for suite, factors in zip(SUITES, ((2, 2, 2, 2), (2, 2, 3))):
+    for suite, factors in zip(SUITES, ((2, 2, 2, 2, 2), (2, 2, 3))):
         case = suite.cases[0]
         for way, factor in zip(suite.baselines, factors):
-            found = implementations.baseline(way, case)
+            found = implementations.baseline(replace(way, refuses=lambda case: None), case)
             assert found.backward_flops == factor * found.flops
 
 
@@ -334,7 +302,7 @@ def test_large_cases_run_when_named_and_once(quick_main, capsys):
 @pytest.mark.parametrize("factor", [1 + 1e-3, float("nan")])
 @pytest.mark.parametrize("suite", SUITES, ids=NAMES)
 def test_what_is_wrong_is_not_timed(quick_main, capsys, suite, factor):
-    wrong = _with_wrong_baseline(suite, lambda right: lambda *operands: factor * right(*operands))
+    wrong = with_wrong_baseline(suite, lambda right: lambda *operands: factor * right(*operands))
     (name, case), first = (suite.name, suite.cases[0]), suite.baselines[0].name
     wrong = replace(wrong, cases=(case,))
     assert quick_main("--direction", "forward", suite=wrong) == 1
@@ -351,7 +319,7 @@ def test_a_wrong_gradient_alone_is_found():
         # The value is right, the gradient of the elements is not.
         return lambda f, v, *others: right(f, (v + v.detach()) / 2, *others)
 
-    (way, *_) = _with_wrong_baseline(suite, halved).baselines
+    (way, *_) = with_wrong_baseline(suite, halved).baselines
     verdict = gate.Gate(suite, CLOUD).check(implementations.baseline(way, CLOUD))
     assert verdict.wrong.startswith("v is off by") and verdict.value < 1e-6
 
@@ -365,7 +333,7 @@ def test_an_error_at_full_size_is_reported(quick_main, capsys):
 
         return fails
 
-    assert quick_main("--filter", TINY.name, suite=_with_wrong_baseline(SUITES[0], failing)) == 1
+    assert quick_main("--filter", TINY.name, suite=with_wrong_baseline(SUITES[0], failing)) == 1
     assert "forward raised RuntimeError: not enough memory" in capsys.readouterr().err
 
 
@@ -399,7 +367,8 @@ def test_peak_memory_counts_the_result_and_not_the_operands(suite, case):
     peaks = memory.peak_extra(suite.name, case, way, 1)
     result = 4 * case.cotangent().numel()
     operands = sum(4 * x.numel() for x in case.operands())
-    assert result < peaks["forward"] < 3 * result
+    # The system counts pages in batches: a few may be missing.
+    assert 0.95 * result < peaks["forward"] < 3 * result
     assert 0.9 * operands < peaks["forward+backward"] < 4 * (result + operands)
 
 
@@ -412,7 +381,7 @@ def test_memory_of_a_process_that_does_not_finish_is_unknown(monkeypatch):
 def test_features_benchmark(capsys, tmp_path):
     path = tmp_path / "features.csv"
     arguments = ["--filter", "E(2)-product-sin-H8", "--rounds", "1", "--threads", "1", "--csv", str(path)]
-    assert command.main(["features", *arguments]) == 0
+    assert benchmarks.main(["features", *arguments]) == 0
     assert "ns/pair" in capsys.readouterr().out
     with path.open(newline="") as file:
         (row,) = csv.DictReader(file)
@@ -420,19 +389,19 @@ def test_features_benchmark(capsys, tmp_path):
 
 
 def test_help_and_list(capsys):
-    for name in command.BENCHMARKS:
+    for name in benchmarks.BENCHMARKS:
         with pytest.raises(SystemExit) as stop:
-            command.main([name, "--help"])
+            benchmarks.main([name, "--help"])
         assert stop.value.code == 0
-        assert name == "record" or command.main([name, "--list"]) == 0
+        assert name == "record" or benchmarks.main([name, "--list"]) == 0
     text = capsys.readouterr().out
     assert all(case.name in text for case in (*group_conv2d.CASES, *point_conv.CASES))
     for option in ("--filter", "--rounds", "--threads", "--csv", "--plans", "--time-limit", "--plot", "--large"):
         assert option in text
     with pytest.raises(SystemExit):
-        command.main(["group_conv2d", "--filter", "nonsense"])
+        benchmarks.main(["group_conv2d", "--filter", "nonsense"])
     with pytest.raises(SystemExit):
-        command.main(["group_conv2d", "--baselines", "nonsense", "--filter", "shortcut"])
+        benchmarks.main(["group_conv2d", "--baselines", "nonsense", "--filter", "shortcut"])
 
 
 def test_both_ways_to_start():
@@ -454,48 +423,3 @@ def test_signal_and_head_alone_are_in_low_precision():
 def test_a_type_for_all_cases(quick_main, capsys):
     assert quick_main("--dtype", "bfloat16", "--filter", "B2-N7to5-C3-O4-H6-sin-bfloat16", suite=SUITES[1]) == 0
     assert "T(3)-B2-N7to5-C3-O4-H6-sin-bfloat16" in capsys.readouterr().out
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
-def test_no_gpu_is_said(quick_main, capsys):
-    with pytest.raises(SystemExit):
-        quick_main("--device", "cuda")
-    assert "torch sees no GPU" in capsys.readouterr().err
-
-
-def test_a_record_of_a_gpu(tmp_path, quick_main, capsys):
-    table, junit = tmp_path / "rows.csv", tmp_path / "tests.xml"
-    assert quick_main("--csv", str(table), suite=SUITES[1]) == 0
-    junit.write_text('<testsuites><testsuite tests="5" failures="1" errors="0" skipped="2"/></testsuites>')
-    options = [
-        "--junit",
-        str(junit),
-        "--csv",
-        str(table),
-        "--gpu",
-        "NVIDIA H200 (test)",
-        "--out",
-        str(tmp_path / "out"),
-    ]
-    assert command.main(["record", *options]) == 0
-    found = json.loads((tmp_path / "out" / "nvidia-h200-test.json").read_text())
-    assert found["tests"] == {"tests": 5, "failures": 1, "errors": 0, "skipped": 2}
-    assert found["sources"] == record.digest() and len(found["times"]) == 4 * len(POINTS)
-    assert (tmp_path / "out" / "nvidia-h200-test-points.csv").read_text() == table.read_text()
-
-
-def test_the_digest_sees_names_and_contents(tmp_path):
-    for name in ("a.cu", "b.cu"):
-        (tmp_path / "csrc" / "cuda").mkdir(parents=True, exist_ok=True)
-        (tmp_path / "csrc" / "cuda" / name).write_text("x")
-    first = record.digest(tmp_path)
-    (tmp_path / "csrc" / "cuda" / "b.cu").rename(tmp_path / "csrc" / "cuda" / "c.cu")
-    second = record.digest(tmp_path)
-    (tmp_path / "csrc" / "cuda" / "c.cu").write_text("y")
-    assert len({first, second, record.digest(tmp_path)}) == 3
-
-
-def test_records_say_whether_the_sources_have_moved_on():
-    for path in record.RESULTS.glob("*.json"):
-        if json.loads(path.read_text(encoding="utf-8"))["sources"] != record.digest():
-            warnings.warn(f"{path.name}: the GPU kernels have changed since; make gpu-record", stacklevel=1)

@@ -10,6 +10,7 @@ from gpu_machines import machines
 
 from pgconv.backends.cuda import group_conv2d
 from pgconv.backends.reference.group_conv2d import group_conv2d as reference
+from pgconv.ops._define import FAMILIES
 from pgconv.spec import ConvGeometry, Facts
 
 MACHINES = machines()
@@ -21,20 +22,30 @@ KERNELS = ("chain", "head_gradient", "feature_gradient")
 UNIT = {torch.float16: 2.0**-12, torch.bfloat16: 2.0**-9}
 
 
+CAPABILITIES = 80, 90
+"""Of GPUs whose kernels differ."""
+
+
 def operators(machine):
+    own = {f"conv_{name}": getattr(machine, f"conv_{name}") for name in KERNELS}
     reasons = {f"cuda_why_not_{name}": getattr(machine, f"why_not_{name}") for name in KERNELS}
-    return SimpleNamespace(**{f"conv_{name}": getattr(machine, f"conv_{name}") for name in KERNELS}, **reasons)
+    others = {"group_last": machine.group_last, "cuda_capability": lambda _: machine.capability}
+    return SimpleNamespace(**own, **reasons, **others)
 
 
-@pytest.fixture(params=MACHINES)
+@pytest.fixture(
+    params=[(name, capability) for name in MACHINES for capability in CAPABILITIES], ids=lambda p: f"{p[0]}{p[1]}"
+)
 def device(request, monkeypatch):
     """Device of the tensors, with operators that run on them."""
-    group_conv2d._refusal.cache_clear()
-    if request.param != "gpu":
-        native = operators(MACHINES[request.param])
-        monkeypatch.setattr(group_conv2d, "ops", lambda: native)
-    yield "cuda" if request.param == "gpu" else "cpu"
-    group_conv2d._refusal.cache_clear()
+    name, capability = request.param
+    if name == "gpu":
+        monkeypatch.setenv("PGCONV_CUDA_CAPABILITY", str(capability))
+        return "cuda"
+    native = operators(MACHINES[name].with_capability(capability))
+    monkeypatch.setattr(group_conv2d, "ops", lambda: native)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    return "cpu"
 
 
 def make(dtype, b=2, c=3, o=5, nv=2, nu=3, hidden=8, size=(9, 11), geometry=None, per_example=False):
@@ -64,7 +75,13 @@ def expected(tensors, geometry):
     return grad, zip(*results)
 
 
-def check(device, tensors, geometry, needs=(True, True, True)):
+def needed(capability):
+    """All gradients; but those of features and head by the same kernels only once."""
+    return True, *2 * (capability == CAPABILITIES[0],)
+
+
+def check(device, tensors, geometry, needs=None):
+    needs = needs or needed(group_conv2d.ops().cuda_capability(0))
     grad, wanted = expected(tensors, geometry)
     on = [x.to(device) for x in tensors]
     found = group_conv2d.forward("aggregate", *on, geometry)
@@ -73,6 +90,16 @@ def check(device, tensors, geometry, needs=(True, True, True)):
     for x, (want, same) in zip((found, *gradients), wanted):
         if x is not None:
             assert_close(x, want, same, tensors[0].dtype)
+
+
+@pytest.mark.parametrize("samples", [1, 7, 8, 9, 24])
+@pytest.mark.parametrize("size", [(1, 1), (3, 43), (16, 8), (5, 64), (0, 3)])
+def test_samples_last(device, samples, size):
+    f = torch.randn(2, 3, samples, *size, generator=torch.Generator().manual_seed(0)).half()
+    want = torch.nn.functional.pad(f.permute(0, 1, 3, 4, 2), (0, -samples % 8))
+    # At an address that rows cannot be read from in one piece, too.
+    for on in (f.to(device), torch.nn.functional.pad(f.flatten().to(device), (1, 0))[1:].view(f.shape)):
+        assert torch.equal(group_conv2d.ops().group_last(on).cpu(), want)
 
 
 @HALVES
@@ -104,6 +131,11 @@ def test_awkward_shapes(device, shape):
     check(device, *make(torch.float16, **shape))
 
 
+LARGE = ConvGeometry.make("test", 5, 1, 3, 2, "square")
+"""Too large for GPUs of less shared memory."""
+TOO_LARGE = ConvGeometry.make("test", 11, 1, "same", 2, "square")
+
+
 @pytest.mark.parametrize("kernel", [1, 3, 5])
 @pytest.mark.parametrize("support", ["disc", "square"])
 @pytest.mark.parametrize(
@@ -111,9 +143,19 @@ def test_awkward_shapes(device, shape):
 )
 def test_every_walk_over_the_pixels(device, kernel, support, stride, padding, dilation):
     geometry = ConvGeometry.make("test", kernel, stride, padding, dilation, support)
+    if geometry == LARGE:
+        geometry = replace(geometry, dilation=(2, 1))
     if min(geometry.out_size(9, 11)) < 1:
         pytest.skip("the kernel does not fit")
     check(device, *make(torch.float16, geometry=geometry))
+
+
+def test_a_window_that_does_not_fit_a_block_is_refused(device):
+    tensors, geometry = make(torch.float16, geometry=TOO_LARGE)
+    facts = FAMILIES["group_conv2d"].facts(*tensors, geometry)
+    assert "shared memory" in group_conv2d.why_not(facts, "aggregate")
+    with pytest.raises(RuntimeError, match="shared memory"):
+        group_conv2d.forward("aggregate", *(x.to(device) for x in tensors), geometry)
 
 
 @HALVES
@@ -122,14 +164,15 @@ def test_features_of_their_own_for_every_image(device, dtype):
     check(device, *make(dtype, b=3, size=(3, 9), hidden=16, nv=9, nu=9, per_example=True))
 
 
-def test_more_tiles_than_blocks(device):
-    tensors, geometry = make(torch.float16, b=1, c=1, o=1, nv=1, nu=1, size=(48, 48))
-    grad, wanted = expected(tensors, geometry)
-    found = group_conv2d.backward(
-        "aggregate", grad.to(device), *(x.to(device) for x in tensors), geometry, (False, True, True)
-    )
-    for x, (want, same) in list(zip((None, *found), wanted))[2:]:
-        assert_close(x, want, same, torch.float16)
+@pytest.mark.parametrize("parts", [0, 1])
+def test_any_number_of_parts(parts, monkeypatch):
+    if "emulated" not in MACHINES:
+        pytest.skip("no emulator")
+    native = operators(MACHINES["emulated"].with_parts(parts))
+    monkeypatch.setattr(group_conv2d, "ops", lambda: native)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
+    for shape in ({"nu": 9}, {"nu": 9, "nv": 9, "per_example": True}, {"b": 4, "size": (2, 3), "per_example": True}):
+        check("cpu", *make(torch.float16, **{"b": 3, "size": (5, 9), **shape}))
 
 
 @pytest.mark.parametrize("per_example", [True, False])
@@ -151,11 +194,8 @@ def test_only_the_gradients_that_are_needed(device, needs):
 
 @pytest.mark.parametrize("refused", KERNELS)
 def test_the_vendors_gradients_stand_in(device, refused, monkeypatch):
-    native = group_conv2d.ops()
-    names = [f"{prefix}_{name}" for name in KERNELS for prefix in ("conv", "cuda_why_not")]
-    others = {name: getattr(native, name) for name in names} | {f"cuda_why_not_{refused}": lambda *call: "no"}
-    monkeypatch.setattr(group_conv2d, "ops", lambda: SimpleNamespace(**others))
-    check(device, *make(torch.float16))
+    monkeypatch.setattr(group_conv2d, "_refusal", lambda kernel, *call: "no" if kernel == refused else None)
+    check(device, *make(torch.float16), needs=(True, True, True))
 
 
 @pytest.mark.parametrize("spoil", ["grad", "f"])
@@ -190,11 +230,14 @@ def test_nan_that_no_output_reads_reaches_no_gradient(device):
         assert x.isfinite().all()
 
 
-@pytest.mark.parametrize("shape", [{"hidden": 8, "nv": 8}, {"hidden": 9, "nv": 9, "per_example": True}])
-def test_every_schedule_gives_the_same_bits(shape):
-    machine = MACHINES.get("emulated")
-    if machine is None:
+@pytest.mark.parametrize(
+    ("capability", "shape"),
+    [(80, {"nv": 8}), (90, {"nv": 8}), (80, {"hidden": 9, "nv": 9, "per_example": True})],
+)
+def test_every_schedule_gives_the_same_bits(capability, shape):
+    if "emulated" not in MACHINES:
         pytest.skip("no emulator")
+    machine = MACHINES["emulated"].with_capability(capability)
     tensors, geometry = make(torch.bfloat16, c=17, nu=9, size=(5, 6), **shape)
     grad = torch.randn(2, 5, 9, 5, 6, generator=torch.Generator().manual_seed(1)).bfloat16()
     results = []
@@ -202,8 +245,11 @@ def test_every_schedule_gives_the_same_bits(shape):
         with pytest.MonkeyPatch.context() as patch:
             native = operators(machine.with_seed(seed))
             patch.setattr(group_conv2d, "ops", lambda native=native: native)
+            patch.setattr(torch.cuda, "current_device", lambda: 0)
             out = group_conv2d.forward("aggregate", *tensors, geometry)
-            results.append((out, *group_conv2d.backward("aggregate", grad, *tensors, geometry, (True, True, True))))
+            needs = needed(machine.capability)
+            gradients = group_conv2d.backward("aggregate", grad, *tensors, geometry, needs)
+            results.append((out, *(x for x in gradients if x is not None)))
     assert all(torch.equal(x, y) for other in results[1:] for x, y in zip(results[0], other))
 
 
@@ -220,7 +266,7 @@ def facts(dtype="float16", hidden=8, nv=8, kernel=3, out=32):
         (facts("float32"), "float16 or bfloat16"),
         (facts(hidden=65), "up to 64 features"),
         (facts(kernel=15), "up to 128 taps"),
-        (facts(kernel=7, hidden=32), "shared memory"),
+        (facts(kernel=11, hidden=64), "shared memory"),
         (facts(out=0), "does not fit the padded image"),
         (replace(facts(), dtypes=("float16", "float32", "float16")), "one dtype"),
     ],

@@ -142,7 +142,7 @@ def test_hot_kernels_keep_to_their_registers():
         ("conv_chain", 8),
         ("conv_head_gradient", 8),
         ("conv_feature_gradient", 8),
-        ("point_moments", 8),
+        ("point_moments", 21),
         ("point_gradient", 4),
     ],
 )

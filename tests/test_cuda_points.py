@@ -168,7 +168,7 @@ def test_gradients_of_awkward_numbers_of_points(machine, nv, nu):
 
 
 @pytest.mark.parametrize(("sv", "su", "batch"), [(1, 1, 3), (3, 1, 3), (1, 3, 3), (3, 3, 3)])
-@pytest.mark.parametrize("channels", [8, 24, 40])
+@pytest.mark.parametrize("channels", [8, 24, 32])
 def test_gradients_of_shared_or_own_elements_and_many_columns(machine, sv, su, batch, channels):
     group, net, spec = call("T(2)")
     check_gradient(machine, spec, batch, channels, *operands(group, net, sv, 18, su, 5, torch.float32), torch.float16)
@@ -206,6 +206,17 @@ def test_nan_reaches_its_outputs_and_no_others(machine):
     found = machine.point_moments(torch.ones(1, 20, 8).half(), v, u, params, spec)
     assert found[0, 17].isnan().all()
     assert not found[0, torch.arange(20) != 17].isnan().any()
+
+
+def test_what_has_a_reason_is_refused(machine):
+    """Images that share their elements are columns, too: three times 40."""
+    group, net, spec = call("T(2)")
+    elements = operands(group, net, 1, 18, 1, 5, torch.float32)
+    with pytest.raises(RuntimeError, match="96 columns"):
+        check_gradient(machine, spec, 3, 40, *elements, torch.float16)
+    group, net, spec = call("T(2)", hidden=65)
+    with pytest.raises(RuntimeError, match="too wide"):
+        check(machine, spec, 1, 8, *operands(group, net, 1, 18, 1, 5, torch.float32), torch.float16)
 
 
 def test_nets_that_are_too_large_have_a_reason(machine):

@@ -41,6 +41,11 @@ def test_threads_that_miss_each_other_are_an_error(mistake, message):
             emulated.planted(seed, mistake, NUMBERS)
 
 
+def test_shared_memory_is_that_of_the_smallest_gpu():
+    with pytest.raises(RuntimeError, match="not every GPU"):
+        emulated.planted(0, "too much shared", NUMBERS)
+
+
 def test_an_error_leaves_the_emulator_usable():
     with pytest.raises(RuntimeError):
         emulated.planted(0, "barrier for some", NUMBERS)

@@ -3,7 +3,13 @@
 Every implementation is first compared with the float64 reference; one that disagrees is not timed and the exit status is 1. Ratios
 "x NAME" say how many times faster than that baseline a row is. GFLOP/s and percent of peak count the arithmetic of the row's own
 evaluation order (see benchmarks.implementations.work); the peak is measured
-in every round. Times include the allocation of results. MB is the peak memory beyond the operands, in a process of its own.
+in every round. Times include the allocation of results. MB is the peak memory beyond the operands, results included, in a process
+of its own; on a GPU by its allocator's count.
+
+On a GPU (--device cuda) cases have the batch of the published networks. cuDNN tries its algorithms on the first call of every shape
+(torch.backends.cudnn.benchmark), which is not timed. "channels-last" is the materialised way in a network that keeps its maps in
+that layout: signal and gradient come in it, the kernel is built in it inside the timed call. float32 is what PyTorch makes of it by
+default: convolutions may cut operands to TF32, matrix products may not; the column gpu says so, and the gate's bound is TF32's.
 
 THP_MEM_ALLOC_ENABLE=1 in the environment backs large tensors with huge pages, for all implementations alike.
 """

@@ -1,15 +1,17 @@
 """Other people's way: the same sum in PyTorch's own operators, each with the operands ``f [B,C,Nv,H,W]``,
-``phi [S,Nu,Nv,T,Hb]``, ``weight [O,C,Hb]`` and a geometry, and a contiguous result ``[B,O,Nu,Ho,Wo]``.
+``phi [S,Nu,Nv,T,Hb]``, ``weight [O,C,Hb]`` and a geometry, and a result ``[B,O,Nu,Ho,Wo]``, contiguous but for
+``channels-last``.
 
 ``materialised`` builds the k x k kernel and calls the vendor's convolution, which is what the method's release does;
-``compiled`` is the same under ``torch.compile``; ``factored`` convolves with the features and then multiplies with the
-head, through an intermediate with H features; ``disc`` gathers only the taps inside the disc and makes one matrix
-product. Nothing here is shared with pgconv's own orders.
+``compiled`` is the same under ``torch.compile``; ``channels-last`` the same in a network that keeps all maps in the layout
+GPUs' convolutions are made for, so that only its kernel is brought into it; ``factored`` convolves with the features and then
+multiplies with the head, through an intermediate with H features; ``disc`` gathers only the taps inside the disc and makes one
+matrix product. Nothing here is shared with pgconv's own orders.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -18,28 +20,30 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks.group_conv2d.cases import Case
-from benchmarks.suite import Baseline
+from benchmarks.suite import Baseline, Inputs
 from pgconv.ops.plan import costs
 from pgconv.spec import ConvGeometry
 
-MEMORY_LIMIT = 6e9
+MEMORY_LIMIT = {"cpu": 6e9, "cuda": 16e9}
 """Bytes a baseline's largest intermediate may have; more and it is not run."""
 
 
 def materialised(f: torch.Tensor, phi: torch.Tensor, weight: torch.Tensor, geometry: ConvGeometry) -> torch.Tensor:
     """Kernel with zeros outside the disc, one dense convolution; a grouped one where every image has its kernel."""
-    return _dense(f, _fill(phi, geometry), weight, *_walk(geometry))
+    return _dense(f, phi, weight, _positions(geometry, phi.device), *_walk(geometry))
 
 
 def _dense(
     f: torch.Tensor,
     phi: torch.Tensor,
     weight: torch.Tensor,
+    positions: torch.Tensor,
     kernel: int,
     stride: tuple[int, int],
     padding: tuple[int, int],
     dilation: tuple[int, int],
 ) -> torch.Tensor:
+    phi = _fill(phi, positions, kernel)
     b, c, nv, height, width = f.shape
     s, nu, _, t, h = phi.shape
     o = weight.shape[0]
@@ -55,12 +59,33 @@ class Compiled:
     """``materialised`` under ``torch.compile``; compiled anew for every shape, as static shapes give the best code."""
 
     def __init__(self, backend: str = "inductor") -> None:
-        self._dense: Callable[..., torch.Tensor] = torch.compile(_dense, dynamic=False, backend=backend)
+        self._dense: Callable[..., torch.Tensor] = torch.compile(_dense, dynamic=False, fullgraph=True, backend=backend)
 
     def __call__(
         self, f: torch.Tensor, phi: torch.Tensor, weight: torch.Tensor, geometry: ConvGeometry
     ) -> torch.Tensor:
-        return self._dense(f, _fill(phi, geometry), weight, *_walk(geometry))
+        return self._dense(f, phi, weight, _positions(geometry, phi.device), *_walk(geometry))
+
+
+def channels_last(f: torch.Tensor, phi: torch.Tensor, weight: torch.Tensor, geometry: ConvGeometry) -> torch.Tensor:
+    """``materialised`` for one set of samples; signal and result have all channels and samples of a pixel side by side."""
+    b, c, nv, height, width = f.shape
+    nu, o, h = phi.shape[1], weight.shape[0], weight.shape[2]
+    kernel, *walk = _walk(geometry)
+    window = _fill(phi, _positions(geometry, phi.device), kernel).reshape(nu, nv * kernel**2, h)
+    values = (weight.reshape(1, o * c, h) @ window.transpose(1, 2)).reshape(nu, o, c, nv, kernel, kernel)
+    # The one copy, as in _dense.
+    values = values.permute(1, 0, 4, 5, 2, 3).reshape(o * nu, kernel, kernel, c * nv).permute(0, 3, 1, 2)
+    out = F.conv2d(f.reshape(b, c * nv, height, width), values, None, *walk)
+    return out.reshape(b, o, nu, *out.shape[-2:])
+
+
+def _arrange(operands: Sequence[torch.Tensor], cotangent: torch.Tensor) -> Inputs:
+    """Signal and cotangent with channels and samples last in memory."""
+    f, *others = operands
+    # Pixels before channels and samples; the same permutation brings the names back to their places.
+    f, cotangent = (x.permute(0, 3, 4, 1, 2).contiguous().permute(0, 3, 4, 1, 2) for x in (f, cotangent))
+    return [f, *others], cotangent
 
 
 def factored(f: torch.Tensor, phi: torch.Tensor, weight: torch.Tensor, geometry: ConvGeometry) -> torch.Tensor:
@@ -69,7 +94,8 @@ def factored(f: torch.Tensor, phi: torch.Tensor, weight: torch.Tensor, geometry:
     s, nu, _, _, h = phi.shape
     o = weight.shape[0]
     kernel, *walk = _walk(geometry)
-    filters = _fill(phi, geometry).permute(0, 4, 1, 2, 3).reshape(s * h * nu, nv, kernel, kernel)
+    window = _fill(phi, _positions(geometry, phi.device), kernel)
+    filters = window.permute(0, 4, 1, 2, 3).reshape(s * h * nu, nv, kernel, kernel)
     if s == 1:
         moments = F.conv2d(f.reshape(b * c, nv, height, width), filters, None, *walk)
     else:
@@ -112,17 +138,16 @@ def _product(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
 
 
 @lru_cache(maxsize=64)
-def _positions(geometry: ConvGeometry) -> torch.Tensor:
-    """Place of every tap in the row-major k x k window."""
+def _positions(geometry: ConvGeometry, device: torch.device) -> torch.Tensor:
+    """Place of every tap in the row-major k x k window; brought to the device once, as the host waits for it."""
     k, r = geometry.kernel_size, geometry.radius
-    return torch.tensor([(row + r) * k + column + r for row, column in geometry.taps()])
+    return torch.tensor([(row + r) * k + column + r for row, column in geometry.taps()], device=device)
 
 
-def _fill(phi: torch.Tensor, geometry: ConvGeometry) -> torch.Tensor:
+def _fill(phi: torch.Tensor, positions: torch.Tensor, kernel: int) -> torch.Tensor:
     """Features on the whole window, zero outside the disc: small, so the large kernel needs no masking."""
     s, nu, nv, _, h = phi.shape
-    window = phi.new_zeros(s, nu, nv, geometry.kernel_size**2, h)
-    return window.index_copy(3, _positions(geometry), phi)
+    return phi.new_zeros(s, nu, nv, kernel**2, h).index_copy(3, positions, phi)
 
 
 def _walk(geometry: ConvGeometry) -> tuple[Any, ...]:
@@ -146,10 +171,11 @@ def _refuses(elements: Callable[[Case], int]) -> Callable[[Case], str | None]:
     """Reason of a way whose largest intermediate has so many elements."""
 
     def refuses(case: Case) -> str | None:
-        size = elements(case) * case.torch_dtype.itemsize
-        if size > MEMORY_LIMIT:
-            return f"its intermediate of {size / 1e9:.1f} GB is above the limit of {MEMORY_LIMIT / 1e9:.0f} GB"
-        if case.dtype == "bfloat16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        size, limit = elements(case) * case.torch_dtype.itemsize, MEMORY_LIMIT[case.device]
+        if size > limit:
+            return f"its intermediate of {size / 1e9:.1f} GB is above the limit of {limit / 1e9:.0f} GB"
+        asked = case.device == "cpu" and case.dtype == "bfloat16"
+        if asked and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
             return "the vendor's convolution has no bfloat16 on this CPU"
         return None
 
@@ -175,11 +201,18 @@ def _window_elements(case: Case) -> int:
     return max(_pixels(case) * columns, case.batch * case.outputs * case.nu * columns)
 
 
+def _refuses_channels_last(case: Case) -> str | None:
+    if case.device == "cpu":
+        return "a layout for GPUs"
+    return "images as groups of one convolution have no such layout" if case.sets > 1 else _DENSE[1](case)
+
+
 _DENSE = _flops("materialize", True), _refuses(_kernel_elements)
 
 BASELINES: tuple[Baseline, ...] = (
     Baseline("materialised", lambda: materialised, *_DENSE),
     Baseline("compiled", Compiled, *_DENSE, compiled=True),
+    Baseline("channels-last", lambda: channels_last, _DENSE[0], _refuses_channels_last, arrange=_arrange),
     Baseline("factored", lambda: factored, _flops("aggregate", True), _refuses(_moment_elements)),
     Baseline("disc", lambda: disc, _flops("direct", False), _refuses(_window_elements)),
 )

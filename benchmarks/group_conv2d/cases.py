@@ -2,7 +2,7 @@
 
 Layers are those of the method's networks: the 13-layer net (kernel 3, 8 features), the residual net (kernel 7, 32
 features), each with a bias feature that is constantly 1. Published batches are 64 to 128 images; costs are linear in
-the batch, so smaller ones are measured here.
+the batch, so smaller ones are measured on a CPU.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ class Case(suite.Case):
         dtype: of all operands
         needs: operands whose gradient is asked for
         device: where it runs
+        gpu_batch: images on a GPU, as many as the published networks train with; 0 for not measured there unless named
     """
 
     OPERANDS: ClassVar[tuple[str, ...]] = ("f", "phi", "weight")
@@ -64,6 +65,19 @@ class Case(suite.Case):
     dtype: str = "float32"
     needs: tuple[str, ...] = ("f", "phi", "weight")
     device: str = "cpu"
+    gpu_batch: int = 0
+
+    def on(self, device: str) -> Case:
+        batch = self.batch if device == "cpu" or not self.gpu_batch else self.gpu_batch
+        return replace(self, device=device, batch=batch)
+
+    @property
+    def usual(self) -> bool:
+        return self.device == "cpu" or self.gpu_batch > 0
+
+    @property
+    def tf32(self) -> bool:
+        return self.device == "cuda" and self.dtype == "float32" and torch.backends.cudnn.allow_tf32
 
     @property
     def name(self) -> str:
@@ -130,19 +144,22 @@ class Case(suite.Case):
 
     def operands(self) -> list[torch.Tensor]:
         """f, phi and weight; a result has a variance near 1."""
-        generator = torch.Generator().manual_seed(0)
-        f, phi, weight = (torch.randn(shape, generator=generator) for shape in self.shapes)
+        f, phi, weight = self._random(0, *self.shapes)
         phi = phi.sin()
         if self.bias:
             phi[..., -1] = 1
         weight /= math.sqrt(self.inputs * self.nv * phi.shape[3] * self.features / 2)
-        return [x.to(self.device, self.torch_dtype) for x in (f, phi, weight)]
+        return [x.to(self.torch_dtype) for x in (f, phi, weight)]
 
     def cotangent(self) -> torch.Tensor:
         size = self.geometry.out_size(self.height, self.width)
-        generator = torch.Generator().manual_seed(1)
-        cotangent = torch.randn(self.batch, self.outputs, self.nu, *size, generator=generator)
-        return cotangent.to(self.device, self.torch_dtype)
+        (cotangent,) = self._random(1, (self.batch, self.outputs, self.nu, *size))
+        return cotangent.to(self.torch_dtype)
+
+    def _random(self, seed: int, *shapes: tuple[int, ...]) -> list[torch.Tensor]:
+        """Made on the device: seconds of a CPU's time for a large batch."""
+        generator = torch.Generator(self.device).manual_seed(seed)
+        return [torch.randn(shape, generator=generator, device=self.device) for shape in shapes]
 
     def shrink(self, limit: float) -> Case:
         """With the largest batch whose sum over the taps stays below the limit; at least one image, or two where every image
@@ -198,9 +215,17 @@ _WIDE = replace(
 _BFLOAT16 = {"dtype": "bfloat16", "source": f"{_GCNN13.source}; published in float32"}
 
 CASES: tuple[Case, ...] = (
-    _GCNN13,
+    replace(_GCNN13, gpu_batch=128),
     replace(_GCNN13, batch=1),
-    replace(_GCNN13, bias=True, source="CIFAR 13-layer net, N=8, block 1"),
+    replace(_GCNN13, bias=True, source="CIFAR 13-layer net, N=8, block 1", gpu_batch=128),
+    replace(
+        _GCNN13,
+        batch=4,
+        per_example=True,
+        published=False,
+        source="nearest: CIFAR 13-layer net, N=8, block 1, with samples of their own for every image",
+        gpu_batch=128,
+    ),
     replace(_GCNN13, nv=4, nu=4, source="CIFAR 13-layer net, N=4, block 1, without its bias feature"),
     replace(_GCNN13, batch=4, nv=16, nu=16, source="CIFAR 13-layer net, N=16, block 1, without its bias feature"),
     replace(_GCNN13, kernel=7, published=False, source="nearest: CIFAR 13-layer net, N=8, block 1, which has kernel 3"),
@@ -219,7 +244,19 @@ CASES: tuple[Case, ...] = (
         height=16,
         width=16,
     ),
-    _RESIDUAL,
+    replace(
+        _RESIDUAL,
+        layer="between",
+        source="nearest: between the 13-layer and the residual net in channels, features and taps",
+        inputs=64,
+        outputs=64,
+        kernel=5,
+        hidden=16,
+        height=32,
+        width=32,
+        gpu_batch=64,
+    ),
+    replace(_RESIDUAL, gpu_batch=64),
     replace(_RESIDUAL, batch=1),
     replace(_RESIDUAL, bias=True, source="nearest: CIFAR residual net, N=8, block 1, which has 32x32 maps"),
     replace(

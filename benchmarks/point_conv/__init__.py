@@ -4,7 +4,8 @@ Every implementation is first compared with the float64 reference, with fewer ou
 that disagrees is not timed and the exit status is 1. Ratios "x NAME" say how many times faster than that baseline a row is.
 GFLOP/s and percent of peak count matrix products only (kernel net with its first layer, sums over pairs, head; not the
 activations), as many as the row's own way makes: backward all that are made again as well. The peak is measured in every round.
-Times include the allocation of results. MB is the peak memory beyond the operands, in a process of its own.
+Times include the allocation of results. MB is the peak memory beyond the operands, results included, in a process of its own; on a
+GPU by its allocator's count.
 
 THP_MEM_ALLOC_ENABLE=1 in the environment backs large tensors with huge pages, for all implementations alike.
 """

@@ -111,24 +111,40 @@ using Rotations = Planar<true, false, false>;
 using Orthogonal = Planar<true, true, false>;
 using ScaledRotations = Planar<true, false, true>;
 
-// Calls f(name, group) for every group; the order is the numbering used between host and kernels. f is host code.
+// The groups in the order that is the numbering used between host and kernels.
+template <int number, class First, class... Rest>
+struct ListedGroup {
+  using Group = typename ListedGroup<number - 1, Rest...>::Group;
+};
+template <class First, class... Rest>
+struct ListedGroup<0, First, Rest...> {
+  using Group = First;
+};
+template <int number>
+using GroupAt = typename ListedGroup<
+    number, SemidirectProduct<1, Trivial>, SemidirectProduct<2, Trivial>, SemidirectProduct<3, Trivial>,
+    SemidirectProduct<2, Mirror>, SemidirectProduct<0, Rotations>, SemidirectProduct<0, Orthogonal>,
+    SemidirectProduct<2, Rotations>, SemidirectProduct<2, Orthogonal>, SemidirectProduct<0, Spatial>,
+    SemidirectProduct<3, Spatial>, SemidirectProduct<0, ScaledRotations>, SemidirectProduct<2, ScaledRotations>>::Group;
+
+// Calls f(name, group) for every group. f is host code.
 #if defined(__CUDACC__)
 #pragma nv_exec_check_disable
 #endif
 template <class F>
 constexpr PGCONV_INLINE void for_each_group(F&& f) {
-  f("T(1)", SemidirectProduct<1, Trivial>{});
-  f("T(2)", SemidirectProduct<2, Trivial>{});
-  f("T(3)", SemidirectProduct<3, Trivial>{});
-  f("M(2)", SemidirectProduct<2, Mirror>{});
-  f("SO(2)", SemidirectProduct<0, Rotations>{});
-  f("O(2)", SemidirectProduct<0, Orthogonal>{});
-  f("SE(2)", SemidirectProduct<2, Rotations>{});
-  f("E(2)", SemidirectProduct<2, Orthogonal>{});
-  f("SO(3)", SemidirectProduct<0, Spatial>{});
-  f("SE(3)", SemidirectProduct<3, Spatial>{});
-  f("R+xSO(2)", SemidirectProduct<0, ScaledRotations>{});
-  f("Sim(2)", SemidirectProduct<2, ScaledRotations>{});
+  f("T(1)", GroupAt<0>{});
+  f("T(2)", GroupAt<1>{});
+  f("T(3)", GroupAt<2>{});
+  f("M(2)", GroupAt<3>{});
+  f("SO(2)", GroupAt<4>{});
+  f("O(2)", GroupAt<5>{});
+  f("SE(2)", GroupAt<6>{});
+  f("E(2)", GroupAt<7>{});
+  f("SO(3)", GroupAt<8>{});
+  f("SE(3)", GroupAt<9>{});
+  f("R+xSO(2)", GroupAt<10>{});
+  f("Sim(2)", GroupAt<11>{});
 }
 
 constexpr PGCONV_INLINE void group_infos(GroupInfo (&to)[kGroupCount]) {

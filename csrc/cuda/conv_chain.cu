@@ -6,25 +6,40 @@ namespace pgconv {
 namespace PGCONV_ISA {
 namespace {
 
-// Pairs of granules of the disc in a 3 x 3 window with up to 8 samples: a number that the compiler knows.
-constexpr int kDiscSteps = 3;
+// Granules of the disc in a 3 x 3 window with up to 8 and up to 16 samples: numbers that the compiler knows.
+constexpr int kDisc = 5, kDisc16 = 10;
 
-bool disc(const ConvChain& p) { return p.octets == 1 && p.granules == 2 * kDiscSteps; }
-int outputs_of(const ConvChain& p) { return p.O > 64 ? 128 : 64; }
+int outputs_of(const ConvChain& p) { return p.O > 64 ? kMostOutputs : kMostOutputs / 2; }
 
 // Rows of 16 pixels are stored in whole sectors; narrow images take squarer blocks.
 void set_tiles(ConvChain& p) {
   p.tile_width = p.out_width > 8 ? 16 : 8;
-  p.tiles_x = ceil_div(p.out_width, p.tile_width);
-  p.tiles_y = ceil_div(p.out_height, kChainPixels / p.tile_width);
-  p.u_blocks = ceil_div(p.Nu, kChainSamples);
-  p.o_blocks = ceil_div(p.O, outputs_of(p));
+  p.tiles_x = int(ceil_div(p.out_width, p.tile_width));
+  p.tiles_y = int(ceil_div(p.out_height, kChainPixels / p.tile_width));
+  p.u_blocks = int(ceil_div(p.Nu, kChainSamples));
+  p.o_blocks = int(ceil_div(p.O, outputs_of(p)));
 }
 
-template <class E>
+template <class E, int N, bool warpgroups>
+auto kernel_of_width(const ConvChain& p) {
+  if (p.octets == 1 && p.real == kDisc) return conv_chain<E, N, kDisc, warpgroups>;
+  // A warp's instructions leave no registers for more beside the sums of all outputs.
+  if constexpr (warpgroups || N < kMostOutputs / 8)
+    if (p.octets == 1 && p.real == kDisc16) return conv_chain<E, N, kDisc16, warpgroups>;
+  return conv_chain<E, N, 0, warpgroups>;
+}
+
+template <class E, bool warpgroups>
 auto kernel_for(const ConvChain& p) {
-  if (outputs_of(p) == 128) return disc(p) ? conv_chain<E, 16, kDiscSteps> : conv_chain<E, 16, 0>;
-  return disc(p) ? conv_chain<E, 8, kDiscSteps> : conv_chain<E, 8, 0>;
+  return outputs_of(p) == kMostOutputs ? kernel_of_width<E, kMostOutputs / 8, warpgroups>(p)
+                                       : kernel_of_width<E, kMostOutputs / 16, warpgroups>(p);
+}
+
+int shared_of(const ConvChain& p, bool warpgroups) { return ChainShared::of(p, outputs_of(p), warpgroups).size; }
+
+// Compute capability 9.0 has instructions of warpgroups, and more shared memory; what fits only the portable kernel takes that.
+bool by_warpgroups(const ConvChain& p, int capability) {
+  return capability == 90 && shared_of(p, true) <= kMostSharedBytes90;
 }
 
 }  // namespace
@@ -45,20 +60,25 @@ const char* set_taps(ConvChain& p, const int64_t* taps, int64_t count) {
   return nullptr;
 }
 
-const char* why_not_chain(ConvChain p) {
+const char* why_not_chain(ConvChain p, int capability) {
   if (p.octets != 1 && p.octets != 2 && p.octets != 4 && p.octets != 8) return "the kernel takes up to 64 features";
+  if (int64_t(p.height) * p.width * p.vectors > INT32_MAX) return "the images are too large";
   if (p.stride_y > 16 || p.stride_x > 16 || p.reach_y > 256 || p.reach_x > 256 || p.vectors > 64)
     return "strides, windows or samples are too large for a block";
   set_tiles(p);
-  bool fits = ChainShared::of(p, outputs_of(p)).size <= kMostSharedBytes;
+  bool fits = by_warpgroups(p, capability) || shared_of(p, false) <= kMostSharedBytes;
   return fits ? nullptr : "window, features and samples do not fit a block's shared memory";
 }
 
 void conv_chain_of(Machine& machine, ConvChain p, HalfType type) {
   set_tiles(p);
-  int shared = ChainShared::of(p, outputs_of(p)).size;
-  Grid grid{p.B * p.tiles_y * p.tiles_x * p.u_blocks * p.o_blocks, kChainWarps * kWarp, shared};
-  launch(machine, type == kFloat16 ? kernel_for<Half>(p) : kernel_for<Bfloat16>(p), grid, p);
+  const bool warpgroups = by_warpgroups(p, machine.capability);
+  Grid grid{p.B * p.tiles_y * p.tiles_x * int64_t(p.u_blocks) * p.o_blocks, kChainThreads, shared_of(p, warpgroups)};
+  auto kernel = [&](auto e) {
+    using E = decltype(e);
+    return warpgroups ? kernel_for<E, true>(p) : kernel_for<E, false>(p);
+  };
+  launch(machine, type == kFloat16 ? kernel(Half()) : kernel(Bfloat16()), grid, p);
 }
 
 }  // namespace PGCONV_ISA

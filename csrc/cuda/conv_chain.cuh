@@ -7,17 +7,20 @@
 //
 // The window side is stored with the samples v of a pixel next to each other, 8 to a granule of 16 bytes. A granule is a row of the
 // first product's left operand, so that taking it at another tap is adding an offset: nothing is expanded. Its depth counts
-// granules (tap, octet of v), two to an instruction; its right operand, phi, lies as [octet of h][granule][8 h][8 v], so that a lane's
-// word is the one with its own number.
+// granules (tap, octet of v), two to an instruction and a last one to an instruction of half the depth; its right operand, phi,
+// lies as [octet of h][granule][8 h][8 v], so that a lane's word is the one with its own number.
 //
 // A block owns 32 pixels of an image, 8 samples u and 8 N outputs o; a warp 16 of the pixels and 2 of the samples. It walks over the
 // channels, 8 octets of (channel, feature) at a time: window planes with their halo, and the head's columns.
 //
-// Per pixel, sample, and octet: 16 V T FLOPs (V, T padded), then 16 O. The adjoint for the window's gradient has the same form.
+// Per pixel, sample, and octet: 16 V T FLOPs (V, T padded), then 16 O. A warp's instructions for two octets: 4 G + 2 N of products
+// (G granules, rounded up to pairs), G + N / 2 loads of matrices, 8 of rounding. The adjoint for the window's gradient has the same
+// form.
 #pragma once
 
 #include "conv_chain.h"
 #include "device.h"
+#include "warpgroup.h"
 
 namespace pgconv {
 namespace PGCONV_ISA {
@@ -25,188 +28,331 @@ namespace PGCONV_ISA {
 constexpr int kChainWarps = 8;
 constexpr int kChainPixels = 32, kChainSamples = 8;  // of a block
 constexpr int kChainOctets = 8;                      // of a stage
-constexpr int kChainRow = 16 * kChainOctets + 16;    // bytes of a row of the head in shared memory
+constexpr int kChainRow = 16 * kChainOctets;         // bytes of a row of the head in shared memory
+constexpr int kChainThreads = kChainWarps * kWarp;
+constexpr int kMostOutputs = 128;
+constexpr int kChainResult = 2 * kChainPixels * kChainSamples + 16;  // bytes of an output's results in shared memory
+
+// Rows of 128 bytes begin in the same bank; so the place of their granules is turned by the row's number.
+PGCONV_DEVICE int turned(int row, int granule) { return row * kChainRow + (granule ^ (row & 7)) * 16; }
 
 // Channels of a stage, and a block's shared memory in bytes from the beginning.
 struct ChainShared {
-  int channels, halo_height, halo_width, plane;
-  int offsets, phi, head, stage, stage_size, size;
+  int channels, halo_height, halo_width, plane;  // plane: granules
+  int offsets, sources, phi, head, stage, stage_size, buffers, ahead, size;
 
-  PGCONV_INLINE ChainShared of(const ConvChain& p, int outputs) {
+  PGCONV_INLINE ChainShared of(const ConvChain& p, int outputs, bool warpgroups) {
     ChainShared s;
     s.channels = kChainOctets / p.octets;
     s.halo_height = (kChainPixels / p.tile_width - 1) * p.stride_y + p.reach_y + 1;
     s.halo_width = (p.tile_width - 1) * p.stride_x + p.reach_x + 1;
-    s.plane = s.halo_height * s.halo_width * p.vectors * 16;
+    s.plane = s.halo_height * s.halo_width * p.vectors;
     s.offsets = 0;
-    s.phi = (p.granules * 4 + 15) / 16 * 16;
-    s.stage = s.phi + kChainSamples * p.octets * p.granules * 128;
-    s.head = s.channels * s.plane;
+    s.sources = s.offsets + p.granules * 4;
+    s.phi = (s.sources + s.plane * 4 + 127) / 128 * 128;
+    s.stage = (s.phi + kChainSamples * p.octets * p.granules * 128 + 1023) / 1024 * 1024;
+    s.head = (s.channels * s.plane * 16 + 1023) / 1024 * 1024;
     s.stage_size = s.head + outputs * kChainRow;
-    s.size = s.stage + 2 * s.stage_size;
+    // A buffer that is read, those on their way (two where they fit), and one that a warpgroup's products may still read.
+    const int most = warpgroups ? kMostSharedBytes90 : kMostSharedBytes;
+    s.buffers = 2 + warpgroups;
+    s.ahead = s.stage + (s.buffers + 1) * s.stage_size <= most ? 2 : 1;
+    s.buffers += s.ahead - 1;
+    int loop = s.buffers * s.stage_size, results = outputs * kChainResult;
+    s.size = s.stage + (loop > results ? loop : results);
     return s;
   }
 };
 
-// Whether features of three pairs of granules find room in the registers beside the sums of N tiles of outputs. In the other cases
-// they would drive others out, and are read from shared memory each time.
-#if defined(__CUDA_ARCH__) && (__CUDA_ARCH__ < 900 || __CUDA_ARCH__ >= 1000)
-constexpr bool registers_left(int N) { return N == 8; }
+constexpr int kHeldCopies = 3;
+
+// A thread's part of the copies of a stage: granules kChainThreads apart of window planes, and of rows of the head. Addresses are
+// advanced or held in registers: a division for each granule would take longer than the products.
+struct ChainCopies {
+  const uint16_t *window, *head;  // of channel 0; head: of the thread's first row
+  int64_t plane;                  // numbers
+  int held[kHeldCopies];          // where its granules of a stage come from, -1: from nowhere
+  int granule, row, rows, head_to;
+  int64_t head_step;
+  bool few;                       // so few that they can be held; only where registers are left they are
+
+  PGCONV_DEVICE ChainCopies of(const ConvChain& p, const ChainShared& shared, const int* sources, int64_t b, int64_t o0) {
+    ChainCopies c;
+    const int image = p.height * p.width * p.vectors;
+    c.plane = int64_t(image) * 8;
+    c.window = p.f + b * p.C * c.plane;
+    c.few = shared.channels * shared.plane <= kHeldCopies * kChainThreads && image <= INT32_MAX / kChainOctets;
+    PGCONV_UNROLL
+    for (int i = 0; i < kHeldCopies; ++i) {
+      const int k = thread() + i * kChainThreads, channel = k / shared.plane, source = sources[k - channel * shared.plane];
+      c.held[i] = c.few && source >= 0 ? channel * image + source : -1;
+    }
+    c.granule = thread() % kChainOctets;
+    c.row = thread() / kChainOctets;
+    c.rows = int(p.O - o0 < kMostOutputs ? p.O - o0 : kMostOutputs);
+    c.head_to = shared.head + turned(c.row, c.granule);
+    c.head = p.weight + ((o0 + c.row) * p.C * p.octets + c.granule) * 8;
+    c.head_step = int64_t(kChainThreads / kChainOctets) * p.C * p.octets * 8;
+    return c;
+  }
+};
+
+// The stage of channels from c0 on.
+template <int outputs, bool hold>
+PGCONV_DEVICE void load_chain_stage(const ConvChain& p, const ChainShared& shared, const ChainCopies& own, const int* sources,
+                                    unsigned char* stage, int64_t c0) {
+  const int left = int(p.C - c0 < shared.channels ? p.C - c0 : shared.channels), count = shared.channels * shared.plane;
+  const uint16_t* from = own.window + c0 * own.plane;
+  if (hold && own.few && left == shared.channels) {
+    PGCONV_UNROLL
+    for (int i = 0; i < kHeldCopies; ++i) {
+      const int k = thread() + i * kChainThreads;
+      const bool valid = own.held[i] >= 0;
+      if (k < count) copy_async<16>(stage + k * 16, valid ? from + int64_t(own.held[i]) * 8 : p.f, valid);
+    }
+  } else {
+    int channel = thread() / shared.plane, place = thread() - channel * shared.plane;
+    const int channels = kChainThreads / shared.plane, places = kChainThreads - channels * shared.plane;
+    PGCONV_ROLLED
+    for (int k = thread(); k < count; k += kChainThreads) {
+      const int source = sources[place];
+      const bool valid = source >= 0 && channel < left;
+      copy_async<16>(stage + k * 16, valid ? from + channel * own.plane + int64_t(source) * 8 : p.f, valid);
+      place += places, channel += channels;
+      if (place >= shared.plane) place -= shared.plane, ++channel;
+    }
+  }
+  from = own.head + c0 * p.octets * 8;
+  const bool inside = own.granule < left * p.octets;
+  constexpr int rows = kChainThreads / kChainOctets;
+  auto copy_row = [&](int i) {
+    const bool valid = inside && own.row + i * rows < own.rows;
+    copy_async<16>(stage + own.head_to + i * rows * kChainRow, valid ? from : p.weight, valid);
+    from += own.head_step;
+  };
+  if constexpr (hold) {
+    PGCONV_UNROLL
+    for (int i = 0; i < outputs / rows; ++i) copy_row(i);
+  } else {
+    PGCONV_ROLLED
+    for (int i = 0; i < outputs / rows; ++i) copy_row(i);
+  }
+}
+
+// Rounded results of a block through shared memory, as [output][sample][pixel], so that rows of pixels are written in one piece.
+template <class E, int N, int U>
+PGCONV_DEVICE void store_results(const ConvChain& p, const float (&sums)[U][N][4], unsigned char* memory, int64_t o0, int64_t u0,
+                                 int64_t b, int y0, int x0) {
+  const int g = lane() / 4, t = lane() % 4, own_pixel = warp() % 2 * 16, own_u = warp() / 2 * U;
+  PGCONV_UNROLL
+  for (int u = 0; u < U; ++u)
+    PGCONV_UNROLL
+    for (int n = 0; n < N; ++n)
+      PGCONV_UNROLL
+      for (int k = 0; k < 2; ++k) {
+        // Turned: output g, pixels 2 t and 2 t + 1.
+        uint32_t word = transposed_matrix(E::pack(sums[u][n][2 * k], sums[u][n][2 * k + 1]));
+        *reinterpret_cast<uint32_t*>(memory + (8 * n + g) * kChainResult +
+                                     ((own_u + u) * kChainPixels + own_pixel + 8 * k + 2 * t) * 2) = word;
+      }
+  sync_block();
+  // A granule is 8 pixels of a row. A thread writes the same one of every eighth output.
+  constexpr int granules = kChainPixels / 8;
+  static_assert(granules * kChainSamples == kWarp, "a warp writes an output");
+  const int granule = thread() % granules, u = thread() / granules % kChainSamples;
+  const bool wide = p.tile_width == 16;
+  const int y = y0 + (wide ? granule / 2 : granule), x = x0 + (wide ? granule % 2 * 8 : 0);
+  if (u0 + u >= p.Nu || y >= p.out_height || x >= p.out_width) return;
+  const int64_t image = int64_t(p.out_height) * p.out_width;
+  uint16_t* to = p.out + ((b * p.O + o0 + warp()) * p.Nu + u0 + u) * image + int64_t(y) * p.out_width + x;
+  for (int o = warp(); o < 8 * N && o0 + o < p.O; o += kChainWarps, to += kChainWarps * p.Nu * image) {
+    const unsigned char* from = memory + o * kChainResult + (u * kChainPixels + granule * 8) * 2;
+    if (p.out_width % 8 == 0)
+      *reinterpret_cast<FourWords*>(to) = *reinterpret_cast<const FourWords*>(from);
+    else
+      for (int e = 0; e < 8 && x + e < p.out_width; ++e) to[e] = reinterpret_cast<const uint16_t*>(from)[e];
+  }
+}
+
+// Whether features find room in the registers beside the sums of N tiles of outputs; where not, they are read from shared memory.
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
+constexpr bool registers_left(int N) { return N <= 8; }
 #else
-constexpr bool registers_left(int N) { return N == 16; }
+constexpr bool registers_left(int) { return true; }
 #endif
 
-// N tiles of 8 outputs; `steps` pairs of granules of one octet of features, 0: any of both.
-template <class E, int N, int steps>
-PGCONV_KERNEL(kChainWarps * kWarp) conv_chain(const ConvChain p) {
-  constexpr int U = 2;
-  constexpr bool held = steps > 0 && registers_left(N);
-  const auto shared = ChainShared::of(p, 8 * N);
+template <class E, int N, int known, bool warpgroups>
+PGCONV_DEVICE void chain_block(const ConvChain& p) {
+  constexpr int U = 2, outputs = 8 * N, granules = registers_left(N) ? known : 0;
+  const auto shared = ChainShared::of(p, outputs, warpgroups);
   unsigned char* memory = shared_memory<unsigned char>();
-  const int g = lane() / 4, t = lane() % 4, warp_row = warp() % 2, own_u = warp() / 2 * U;
+  const int warp_row = warp() % 2, own_u = warp() / 2 * U;
 
   // Consecutive blocks share the window: outputs first.
-  int64_t at = block();
-  const int64_t o0 = at % p.o_blocks * (8 * N);
-  at /= p.o_blocks;
-  const int64_t u0 = at % p.u_blocks * kChainSamples;
-  at /= p.u_blocks;
-  const int x0 = int(at % p.tiles_x) * p.tile_width;
-  at /= p.tiles_x;
-  const int y0 = int(at % p.tiles_y) * (kChainPixels / p.tile_width);
-  const int64_t b = at / p.tiles_y, s = p.S > 1 ? b : 0;
+  unsigned at = unsigned(block());
+  auto next_of = [&at](int count) {
+    const unsigned whole = at / unsigned(count), rest = at - whole * unsigned(count);
+    at = whole;
+    return int(rest);
+  };
+  const int64_t o0 = next_of(p.o_blocks) * int64_t(outputs), u0 = next_of(p.u_blocks) * int64_t(kChainSamples);
+  const int x0 = next_of(p.tiles_x) * p.tile_width, y0 = next_of(p.tiles_y) * (kChainPixels / p.tile_width);
+  const int64_t b = at, s = p.S > 1 ? b : 0;
 
   // Where a granule's tap lies in a plane. One more where their number was odd: that of the last again, so that nothing else is
   // read; its features are 0.
   auto* offsets = reinterpret_cast<int*>(memory + shared.offsets);
-  for (int k = thread(); k < p.granules; k += threads()) {
+  for (int k = thread(); k < p.granules; k += kChainThreads) {
     int granule = k < p.real ? k : p.real - 1, tap = granule / p.vectors;
-    offsets[k] = (p.taps[tap][0] * shared.halo_width + p.taps[tap][1]) * p.vectors * 16 + granule % p.vectors * 16;
+    offsets[k] = ((p.taps[tap][0] * shared.halo_width + p.taps[tap][1]) * p.vectors + granule % p.vectors) * 16;
+  }
+  // Where a plane's granules come from in an image, or -1 beside it.
+  auto* sources = reinterpret_cast<int*>(memory + shared.sources);
+  for (int k = thread(); k < shared.plane; k += kChainThreads) {
+    int v = k % p.vectors, pixel = k / p.vectors;
+    int y = y0 * p.stride_y - p.pad_y + pixel / shared.halo_width, x = x0 * p.stride_x - p.pad_x + pixel % shared.halo_width;
+    sources[k] = y >= 0 && y < p.height && x >= 0 && x < p.width ? (y * p.width + x) * p.vectors + v : -1;
   }
   // Samples beyond the end repeat the last one and are not stored.
   auto sample = [&](int u) { return u0 + u < p.Nu ? u0 + u : p.Nu - 1; };
   const int phi_size = p.octets * p.granules * 32;  // words of a sample
-  uint32_t phi[U][held ? 2 * steps : 1];
-  if constexpr (held) {
+  uint32_t phi[U][granules > 0 ? granules : 1];
+  if constexpr (granules > 0) {
     PGCONV_UNROLL
     for (int u = 0; u < U; ++u)
       PGCONV_UNROLL
-      for (int k = 0; k < 2 * steps; ++k) {
-        auto* words = reinterpret_cast<const uint32_t*>(p.phi) + (s * p.Nu + sample(own_u + u)) * phi_size;
-        phi[u][k] = k < p.granules ? words[k * 32 + lane()] : 0;
-      }
+      for (int k = 0; k < granules; ++k)
+        phi[u][k] =
+            reinterpret_cast<const uint32_t*>(p.phi)[(s * p.Nu + sample(own_u + u)) * phi_size + k * 32 + lane()];
   } else {
-    for (int k = thread(); k < kChainSamples * phi_size / 4; k += threads()) {
+    for (int k = thread(); k < kChainSamples * phi_size / 4; k += kChainThreads) {
       const uint16_t* from = p.phi + ((s * p.Nu + sample(k / (phi_size / 4))) * phi_size + k % (phi_size / 4) * 4) * 2;
       copy_async<16>(memory + shared.phi + k * 16, from, true);
     }
   }
-
+  sync_block();
+  const auto copies = ChainCopies::of(p, shared, sources, b, o0);
+  unsigned char* const stages = memory + shared.stage;
   auto load_stage = [&](int64_t c0, int buffer) {
-    unsigned char* stage = memory + shared.stage + buffer * shared.stage_size;
-    const int row = shared.halo_width * p.vectors, plane = shared.halo_height * row;  // granules
-    // Unrolled, the addresses under way would take the registers that sums need.
-    PGCONV_ROLLED
-    for (int k = thread(); k < shared.channels * plane; k += threads()) {
-      int64_t c = c0 + k / plane;
-      int in = k % plane, y = y0 * p.stride_y - p.pad_y + in / row, x = x0 * p.stride_x - p.pad_x + in % row / p.vectors;
-      bool valid = c < p.C && y >= 0 && y < p.height && x >= 0 && x < p.width;
-      int64_t from = valid ? (((b * p.C + c) * p.height + y) * p.width + x) * p.vectors + in % p.vectors : 0;
-      copy_async<16>(stage + k * 16, p.f + from * 8, valid);
-    }
-    PGCONV_ROLLED
-    for (int k = thread(); k < 8 * N * kChainOctets; k += threads()) {
-      int64_t o = o0 + k / kChainOctets, c = c0 + k % kChainOctets / p.octets;
-      bool valid = o < p.O && c < p.C;
-      int64_t from = valid ? (o * p.C + c) * p.octets + k % kChainOctets % p.octets : 0;
-      copy_async<16>(stage + shared.head + k / kChainOctets * kChainRow + k % kChainOctets * 16, p.weight + from * 8, valid);
-    }
+    if (c0 < p.C) load_chain_stage<outputs, warpgroups>(p, shared, copies, sources, stages + buffer * shared.stage_size, c0);
+    commit_copies();
   };
 
   const int pixel = warp_row * 16 + lane() % 16;
   const int own_pixel =
       (pixel / p.tile_width * p.stride_y * shared.halo_width + pixel % p.tile_width * p.stride_x) * p.vectors * 16;
-  const int own_head = (lane() % 8 + lane() / 16 * 8) * kChainRow + lane() / 8 % 2 * 16;
+  const int own_head = turned(lane() % 8 + lane() / 16 * 8, lane() / 8 % 2);
+  int own_offsets[granules > 0 ? (granules + 1) / 2 : 1];
+  if constexpr (granules > 0)
+    PGCONV_UNROLL
+    for (int n = 0; n < (granules + 1) / 2; ++n) own_offsets[n] = own_pixel + offsets[2 * n + lane() / 16];
 
+  // The first product, of one octet of a channel's plane.
+  auto multiply_window = [&](const unsigned char* plane, int octet, float(&moments)[U][4]) {
+    uint32_t left[4];
+    if constexpr (granules > 0) {
+      PGCONV_UNROLL
+      for (int n = 0; n < (granules + 1) / 2; ++n) {
+        load_matrices(left, plane + own_offsets[n]);
+        PGCONV_UNROLL
+        for (int u = 0; u < U; ++u)
+          if (2 * n + 1 < granules)
+            E::multiply_add(moments[u], left, phi[u][2 * n], phi[u][2 * n + 1 < granules ? 2 * n + 1 : 0]);
+          else
+            E::multiply_add_half(moments[u], left, phi[u][2 * n]);
+      }
+    } else {
+      const unsigned char* own_phi = memory + shared.phi + (own_u * phi_size + octet * p.granules * 32) * 4 + lane() * 16;
+      const int pairs = p.granules / 2;
+      // Features of two pairs at a time; a last single one is loaded twice.
+      PGCONV_UNROLL_FEW
+      for (int n = 0; n < pairs; n += 2) {
+        const int back = n + 1 == pairs && lane() >= 16 ? 256 : 0;
+        uint32_t words[U][4];
+        PGCONV_UNROLL
+        for (int u = 0; u < U; ++u) load_matrices(words[u], own_phi + u * phi_size * 4 + n * 256 - back);
+        load_matrices(left, plane + own_pixel + offsets[2 * n + lane() / 16]);
+        PGCONV_UNROLL
+        for (int u = 0; u < U; ++u) E::multiply_add(moments[u], left, words[u][0], words[u][1]);
+        if (n + 1 == pairs) break;
+        load_matrices(left, plane + own_pixel + offsets[2 * n + 2 + lane() / 16]);
+        PGCONV_UNROLL
+        for (int u = 0; u < U; ++u) E::multiply_add(moments[u], left, words[u][2], words[u][3]);
+      }
+    }
+  };
+
+  int octet_bits = 0;
+  if constexpr (granules == 0)
+    while (1 << octet_bits < p.octets) ++octet_bits;
   float sums[U][N][4] = {};
-  load_stage(0, 0);
-  commit_copies();
-  int buffer = 0;
-  for (int64_t c0 = 0; c0 < p.C; c0 += shared.channels, buffer ^= 1) {
-    if (c0 + shared.channels < p.C) load_stage(c0 + shared.channels, buffer ^ 1);
-    commit_copies();
-    wait_copies<1>();
+  // Of this and the last two octets: a warpgroup's products still read those.
+  uint32_t left[2][U][4];
+  for (int k = 0; k < shared.ahead; ++k) load_stage(k * shared.channels, k);
+  int buffer = 0, next = shared.ahead;
+  for (int64_t c0 = 0; c0 < p.C; c0 += shared.channels) {
+    if (shared.ahead == 2)
+      wait_copies<1>();
+    else
+      wait_copies<0>();
+    if constexpr (warpgroups) fence_shared();
+    // All have the stage, and none reads the one whose place the next takes.
     sync_block();
-    const unsigned char* stage = memory + shared.stage + buffer * shared.stage_size;
+    load_stage(c0 + shared.ahead * shared.channels, next);
+    const unsigned char* stage = stages + buffer * shared.stage_size;
+    PGCONV_UNROLL
     for (int q = 0; q < kChainOctets / 2; ++q) {
       float moments[2][U][4] = {};
       PGCONV_UNROLL
       for (int k = 0; k < 2; ++k) {
-        int octet = (2 * q + k) % p.octets;
-        const unsigned char* window = stage + (2 * q + k) / p.octets * shared.plane + own_pixel;
-        if constexpr (held) {
-          PGCONV_UNROLL
-          for (int n = 0; n < steps; ++n) {
-            uint32_t left[4];
-            load_matrices(left, window + offsets[2 * n + lane() / 16]);
-            PGCONV_UNROLL
-            for (int u = 0; u < U; ++u) E::multiply_add(moments[k][u], left, phi[u][2 * n], phi[u][2 * n + 1]);
-          }
-        } else {
-          auto* words = reinterpret_cast<const uint32_t*>(memory + shared.phi) + own_u * phi_size +
-                        octet * p.granules * 32 + lane();
-          const int pairs = steps > 0 ? steps : p.granules / 2;
-          PGCONV_UNROLL_FEW
-          for (int n = 0; n < pairs; ++n) {
-            uint32_t left[4];
-            load_matrices(left, window + offsets[2 * n + lane() / 16]);
-            PGCONV_UNROLL
-            for (int u = 0; u < U; ++u) {
-              const uint32_t* pair = words + u * phi_size + n * 64;
-              E::multiply_add(moments[k][u], left, pair[0], pair[32]);
-            }
-          }
-        }
+        const int channel = (2 * q + k) >> octet_bits;
+        multiply_window(stage + channel * shared.plane * 16, (2 * q + k) - (channel << octet_bits), moments[k]);
       }
-      uint32_t left[U][4];
+      auto& own = left[q % 2];
       PGCONV_UNROLL
       for (int u = 0; u < U; ++u)
         PGCONV_UNROLL
         for (int k = 0; k < 2; ++k) {
-          left[u][2 * k] = E::pack(moments[k][u][0], moments[k][u][1]);
-          left[u][2 * k + 1] = E::pack(moments[k][u][2], moments[k][u][3]);
+          own[u][2 * k] = E::pack(moments[k][u][0], moments[k][u][1]);
+          own[u][2 * k + 1] = E::pack(moments[k][u][2], moments[k][u][3]);
         }
-      PGCONV_UNROLL
-      for (int n = 0; n < N / 2; ++n) {
-        uint32_t w[4];
-        load_matrices(w, stage + shared.head + own_head + 16 * n * kChainRow + 32 * q);
+      if constexpr (warpgroups) {
+        warpgroup_begin();
         PGCONV_UNROLL
-        for (int u = 0; u < U; ++u) {
-          E::multiply_add(sums[u][2 * n], left[u], w[0], w[1]);
-          E::multiply_add(sums[u][2 * n + 1], left[u], w[2], w[3]);
+        for (int u = 0; u < U; ++u) warpgroup_multiply_add<E>(sums[u], own[u], stage + shared.head, 32 * q);
+        warpgroup_commit();
+        warpgroup_wait<1>();
+      } else {
+        const unsigned char* head = stage + shared.head + (own_head ^ 32 * q);
+        PGCONV_UNROLL
+        for (int n = 0; n < N / 2; ++n) {
+          uint32_t w[4];
+          load_matrices(w, head + 16 * n * kChainRow);
+          PGCONV_UNROLL
+          for (int u = 0; u < U; ++u) {
+            E::multiply_add(sums[u][2 * n], own[u], w[0], w[1]);
+            E::multiply_add(sums[u][2 * n + 1], own[u], w[2], w[3]);
+          }
         }
       }
     }
-    sync_block();
+    buffer = buffer + 1 == shared.buffers ? 0 : buffer + 1;
+    next = next + 1 == shared.buffers ? 0 : next + 1;
   }
-
-  PGCONV_UNROLL
-  for (int k = 0; k < 4; ++k) {
-    int own = warp_row * 16 + g + k / 2 * 8;
-    int y = y0 + own / p.tile_width, x = x0 + own % p.tile_width;
-    if (y >= p.out_height || x >= p.out_width) continue;
+  if constexpr (warpgroups) {
+    warpgroup_wait<0>();
     PGCONV_UNROLL
-    for (int u = 0; u < U; ++u) {
-      if (u0 + own_u + u >= p.Nu) continue;
-      PGCONV_UNROLL
-      for (int n = 0; n < N; ++n) {
-        int64_t o = o0 + 8 * n + 2 * t + k % 2;
-        if (o < p.O)
-          p.out[(((b * p.O + o) * p.Nu + u0 + own_u + u) * p.out_height + y) * p.out_width + x] =
-              uint16_t(E::pack(sums[u][n][k], 0.0f));
-      }
-    }
+    for (int u = 0; u < U; ++u) hold_sums(sums[u]);
   }
+  sync_block();
+  store_results<E, N>(p, sums, stages, o0, u0, b, y0, x0);
+}
+
+// N tiles of 8 outputs; `granules` of one octet of features, whose phi then stays in registers, or 0: any number of both. The second
+// product by instructions of a warp or of a warpgroup.
+template <class E, int N, int granules, bool warpgroups>
+PGCONV_KERNEL(kChainThreads) conv_chain(const ConvChain p) {
+  if constexpr (!warpgroups || kWarpgroups) chain_block<E, N, granules, warpgroups>(p);
 }
 
 }  // namespace PGCONV_ISA

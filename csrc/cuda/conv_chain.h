@@ -26,14 +26,13 @@ struct ConvChain {
   const uint16_t* weight;  // [O, C, 8 octets]
   uint16_t* out;           // [B, O, Nu, out_height, out_width]
   // How a block's pixels lie; set by conv_chain_of().
-  int tile_width;
-  int64_t tiles_y, tiles_x, u_blocks, o_blocks;
+  int tile_width, tiles_y, tiles_x, u_blocks, o_blocks;
 };
 
 // Sizes and taps, checked: null, or what is wrong with them. taps [count, 2]; geometry: stride, pad, output size.
 const char* set_taps(ConvChain& p, const int64_t* taps, int64_t count);
-// Why no kernel takes the shape, or null.
-const char* why_not_chain(ConvChain p);
+// Why no kernel takes the shape on a GPU of that compute capability, times ten; or null.
+const char* why_not_chain(ConvChain p, int capability);
 void conv_chain_of(Machine& machine, ConvChain p, HalfType type);
 
 }  // namespace PGCONV_ISA

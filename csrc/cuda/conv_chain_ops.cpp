@@ -2,6 +2,7 @@
 #include <torch/csrc/stable/library.h>
 
 #include "conv_ops.h"
+#include "group_last.h"
 
 namespace pgconv {
 namespace {
@@ -15,17 +16,30 @@ Tensor conv(const Tensor& f, const Tensor& phi, const Tensor& weight, std::vecto
   set_signal(p, f);
   set_features(op, p, phi);
   set_head(op, p, weight, f);
-  if (const char* reason = why_not_chain(p)) fail(op, ": ", reason);
   TorchMachine machine(f);
+  if (const char* reason = why_not_chain(p, machine.capability)) fail(op, ": ", reason);
   Tensor out = torch::stable::new_empty(f, {p.B, p.O, p.Nu, p.out_height, p.out_width});
   p.out = mutable_data<uint16_t>(out);
   conv_chain_of(machine, p, type);
   return out;
 }
 
-// Empty where a kernel takes the shape, else the reason.
-std::string why_not(int64_t vectors, int64_t octets, int64_t outputs, std::vector<int64_t> taps, std::vector<int64_t> geometry) {
-  return reason_text(why_not_chain(described_conv("cuda_why_not_chain", vectors, octets, outputs, taps, geometry)));
+Tensor last(const Tensor& f) {
+  const char* op = "group_last";
+  half_type(op, "f", f);
+  check_tensor(op, "f", f, {-1, -1, -1, -1, -1}, f.scalar_type());
+  const int64_t vectors = (f.size(2) + kOctet - 1) / kOctet;
+  TorchMachine machine(f);
+  Tensor out = torch::stable::new_empty(f, {f.size(0), f.size(1), f.size(3), f.size(4), kOctet * vectors});
+  const int64_t planes = f.size(0) * f.size(1), pixels = f.size(3) * f.size(4);
+  group_last_of(machine, {planes, pixels, int(f.size(2)), int(vectors), data<uint16_t>(f), mutable_data<uint16_t>(out)});
+  return out;
+}
+
+// Empty where a kernel takes the shape on a GPU of that compute capability, times ten; else the reason.
+std::string why_not(int64_t vectors, int64_t octets, int64_t outputs, std::vector<int64_t> taps, std::vector<int64_t> geometry,
+                    int64_t capability) {
+  return reason_text(why_not_chain(described_conv("cuda_why_not_chain", vectors, octets, outputs, taps, geometry), int(capability)));
 }
 
 }  // namespace
@@ -36,10 +50,15 @@ STABLE_TORCH_LIBRARY_FRAGMENT(pgconv_C, m) {
   // [O, C, 8 octets], all float16 or bfloat16, see csrc/cuda/conv_chain.h. taps: rows and columns, counted from the window's first;
   // geometry: stride, padding, output size, a pair each.
   m.def("conv_chain(Tensor f, Tensor phi, Tensor weight, int[] taps, int[] geometry) -> Tensor");
-  m.def("cuda_why_not_chain(int vectors, int octets, int outputs, int[] taps, int[] geometry) -> str");
+  // [B, C, H, W, 8 vectors] of f [B, C, N, H, W] in 16 bits: samples last, zeros behind them.
+  m.def("group_last(Tensor f) -> Tensor");
+  m.def("cuda_why_not_chain(int vectors, int octets, int outputs, int[] taps, int[] geometry, int capability) -> str");
 }
 
-STABLE_TORCH_LIBRARY_IMPL(pgconv_C, CUDA, m) { m.impl("conv_chain", TORCH_BOX(&pgconv::conv)); }
+STABLE_TORCH_LIBRARY_IMPL(pgconv_C, CUDA, m) {
+  m.impl("conv_chain", TORCH_BOX(&pgconv::conv));
+  m.impl("group_last", TORCH_BOX(&pgconv::last));
+}
 
 STABLE_TORCH_LIBRARY_IMPL(pgconv_C, CompositeExplicitAutograd, m) {
   m.impl("cuda_why_not_chain", TORCH_BOX(&pgconv::why_not));

@@ -21,13 +21,13 @@ FeatureShape feature_shape(const ConvGradient& p) {
   return best;
 }
 
-bool set_feature_tiles(ConvGradient& p) {
+bool set_feature_tiles(ConvGradient& p, int capability) {
   FeatureShape shape = feature_shape(p);
   p.granule_blocks = int(ceil_div(p.conv.real, shape.granules));
-  if (!cut_into_tiles(p, kFeatureChannels, 16 * shape.steps, p.granule_blocks * shape.granules, 0)) return false;
+  if (!cut_into_tiles(p, kFeatureChannels, 16 * shape.steps, p.granule_blocks * shape.granules, 0, capability)) return false;
   int with_sums = p.tiles.stage + feature_sums_bytes(shape.granules);
   if (p.tiles.size < with_sums) p.tiles.size = with_sums;
-  return with_sums <= kMostSharedBytes;
+  return with_sums <= most_shared(capability);
 }
 
 template <class E>
@@ -40,19 +40,19 @@ auto feature_kernel(const ConvGradient& p) {
 
 }  // namespace
 
-const char* why_not_feature_gradient(ConvGradient p) {
+const char* why_not_feature_gradient(ConvGradient p, int capability) {
   if (const char* reason = why_not_tiles(p.conv)) return reason;
-  return set_feature_tiles(p) ? nullptr : "the window does not fit a block's shared memory";
+  return set_feature_tiles(p, capability) ? nullptr : "the window does not fit a block's shared memory";
 }
 
 void feature_gradient_of(Machine& machine, ConvGradient p, HalfType type, float* out) {
   const ConvChain& conv = p.conv;
-  set_feature_tiles(p);
+  set_feature_tiles(p, machine.capability);
   p.c_blocks = int(ceil_div(conv.C, p.tiles.channels));
   p.o_blocks = int(ceil_div(conv.O, 16 * feature_shape(p).steps));
   int64_t blocks = conv.S * p.u_vectors * p.o_blocks * p.granule_blocks * conv.octets * p.c_blocks;
   p.units = p.tiles.tiles_y * p.tiles.tiles_x * (conv.S > 1 ? 1 : conv.B);
-  p.parts = parts_of_units(p.units, blocks, kTilePixels * 16);
+  p.parts = parts_of_walk(p, blocks, kTilePixels * 16);
   SumConvParts sum{conv.S * conv.Nu * conv.octets * conv.real * 64, int64_t(p.parts) * p.o_blocks * p.c_blocks, nullptr, out};
   sum.from = p.sums = sum.parts > 1 ? machine.take<float>(sum.parts * sum.count) : out;
   launch(machine, type == kFloat16 ? feature_kernel<Half>(p) : feature_kernel<Bfloat16>(p),

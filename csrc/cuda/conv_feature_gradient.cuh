@@ -12,8 +12,9 @@
 // (or 32, 16 with two or four warps that share the pixels of a tile), 8 features, 8 samples u and the same outputs and granules. It
 // walks over tiles.
 //
-// For two pixels, 128 outputs and 5 taps of 8 samples a warp takes 8 (8 + 2.5) matrix products, 8 + 5 loads of four matrices and 16
-// roundings; a block loads 16 (24 * 64 / 8 + 128) bytes a pixel (3 x 3 taps, tiles of 4 x 2) for 4 * 8 * 84 products.
+// Per pixel, sample, channel and feature: 2 O FLOPs, then 2 V T; nothing is padded but to whole octets, since a granule is a product's
+// column tile. For two pixels a warp takes 8 K + 4 G products, K + G loads of four matrices and 16 of rounding: with 128 outputs and 5
+// taps 84, 13 and 16. A block loads 16 (24 * 64 / 8 + 128) bytes a pixel (3 x 3 taps, tiles of 4 x 2) for 4 * 84 products.
 #pragma once
 
 #include "conv_tiles.cuh"

@@ -29,6 +29,7 @@ struct ConvGradient {
   ConvChain conv;        // its `out`, and of `phi` and `weight` that whose gradient is taken, are not used
   int u_vectors;         // octets of samples u
   const uint16_t* grad;  // [B, O, out_height, out_width, 8 u_vectors], 0 behind Nu
+  int most_parts;        // of the walk over the tiles; 0: as many as keep a GPU busy
   // Set by the drivers: tiles are the units of work, those of an octet of u and a set of images cut into parts.
   ConvTiles tiles;
   int c_blocks, o_blocks, granule_blocks, parts;
@@ -36,12 +37,12 @@ struct ConvGradient {
   float* sums;  // of each part
 };
 
-// Why no kernel takes the shape, or null.
-const char* why_not_head_gradient(ConvGradient p);
+// Why no kernel takes the shape on a GPU of that compute capability, times ten; or null.
+const char* why_not_head_gradient(ConvGradient p, int capability);
 // out [C, 8 octets, O]
 void head_gradient_of(Machine& machine, ConvGradient p, HalfType type, float* out);
 
-const char* why_not_feature_gradient(ConvGradient p);
+const char* why_not_feature_gradient(ConvGradient p, int capability);
 // out [S, Nu, octets, taps * vectors, 8 h, 8 v]
 void feature_gradient_of(Machine& machine, ConvGradient p, HalfType type, float* out);
 

@@ -31,8 +31,8 @@ Tensor head_gradient(const Tensor& grad, const Tensor& f, const Tensor& phi, std
   ConvGradient p = described_gradient(op, grad, f, feature_octets(op, phi, f), taps, geometry);
   set_features(op, p.conv, phi);
   check_samples(op, p);
-  if (const char* reason = why_not_head_gradient(p)) fail(op, ": ", reason);
   TorchMachine machine(f);
+  if (const char* reason = why_not_head_gradient(p, machine.capability)) fail(op, ": ", reason);
   Tensor out = torch::stable::new_empty(f, {p.conv.C, kOctet * p.conv.octets, p.conv.O}, ScalarType::Float);
   head_gradient_of(machine, p, type, mutable_data<float>(out));
   return out;
@@ -48,8 +48,8 @@ Tensor feature_gradient(const Tensor& grad, const Tensor& f, const Tensor& weigh
   p.conv.S = sets;
   p.conv.Nu = samples;
   check_samples(op, p);
-  if (const char* reason = why_not_feature_gradient(p)) fail(op, ": ", reason);
   TorchMachine machine(f);
+  if (const char* reason = why_not_feature_gradient(p, machine.capability)) fail(op, ": ", reason);
   Tensor out = torch::stable::new_empty(f, {sets, samples, p.conv.octets, p.conv.real, kOctet, kOctet}, ScalarType::Float);
   feature_gradient_of(machine, p, type, mutable_data<float>(out));
   return out;
@@ -62,14 +62,17 @@ ConvGradient shape(const char* op, int64_t vectors, int64_t octets, int64_t outp
   return p;
 }
 
-// Empty where a kernel takes the shape, else the reason.
-std::string why_not_head(int64_t vectors, int64_t octets, int64_t outputs, std::vector<int64_t> taps, std::vector<int64_t> geometry) {
-  return reason_text(why_not_head_gradient(shape("cuda_why_not_head_gradient", vectors, octets, outputs, taps, geometry)));
+// Empty where a kernel takes the shape on a GPU of that compute capability, times ten; else the reason.
+std::string why_not_head(int64_t vectors, int64_t octets, int64_t outputs, std::vector<int64_t> taps, std::vector<int64_t> geometry,
+                         int64_t capability) {
+  auto p = shape("cuda_why_not_head_gradient", vectors, octets, outputs, taps, geometry);
+  return reason_text(why_not_head_gradient(p, int(capability)));
 }
 
 std::string why_not_features(int64_t vectors, int64_t octets, int64_t outputs, std::vector<int64_t> taps,
-                             std::vector<int64_t> geometry) {
-  return reason_text(why_not_feature_gradient(shape("cuda_why_not_feature_gradient", vectors, octets, outputs, taps, geometry)));
+                             std::vector<int64_t> geometry, int64_t capability) {
+  auto p = shape("cuda_why_not_feature_gradient", vectors, octets, outputs, taps, geometry);
+  return reason_text(why_not_feature_gradient(p, int(capability)));
 }
 
 }  // namespace
@@ -83,8 +86,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(pgconv_C, m) {
   // taps * octets of v, 8 h, 8 v].
   m.def(
       "conv_feature_gradient(Tensor grad, Tensor f, Tensor weight, int sets, int samples, int[] taps, int[] geometry) -> Tensor");
-  m.def("cuda_why_not_head_gradient(int vectors, int octets, int outputs, int[] taps, int[] geometry) -> str");
-  m.def("cuda_why_not_feature_gradient(int vectors, int octets, int outputs, int[] taps, int[] geometry) -> str");
+  m.def("cuda_why_not_head_gradient(int vectors, int octets, int outputs, int[] taps, int[] geometry, int capability) -> str");
+  m.def("cuda_why_not_feature_gradient(int vectors, int octets, int outputs, int[] taps, int[] geometry, int capability) -> str");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(pgconv_C, CUDA, m) {

@@ -10,8 +10,9 @@ constexpr int kHeadSteps = 3;
 bool head_held(const ConvGradient& p) { return p.conv.granules == 2 * kHeadSteps; }
 int head_outputs(const ConvGradient& p) { return p.conv.O > 64 ? 128 : 64; }
 
-bool set_head_tiles(ConvGradient& p) {
-  return cut_into_tiles(p, kHeadChannels, head_outputs(p), p.conv.granules, head_held(p) ? 0 : kHeadFeatures * p.conv.granules * 128);
+bool set_head_tiles(ConvGradient& p, int capability) {
+  const int features = head_held(p) ? 0 : kHeadFeatures * p.conv.granules * 128;
+  return cut_into_tiles(p, kHeadChannels, head_outputs(p), p.conv.granules, features, capability);
 }
 
 template <class E>
@@ -22,18 +23,18 @@ auto head_kernel(const ConvGradient& p) {
 
 }  // namespace
 
-const char* why_not_head_gradient(ConvGradient p) {
+const char* why_not_head_gradient(ConvGradient p, int capability) {
   if (const char* reason = why_not_tiles(p.conv)) return reason;
-  return set_head_tiles(p) ? nullptr : "the window does not fit a block's shared memory";
+  return set_head_tiles(p, capability) ? nullptr : "the window does not fit a block's shared memory";
 }
 
 void head_gradient_of(Machine& machine, ConvGradient p, HalfType type, float* out) {
-  set_head_tiles(p);
+  set_head_tiles(p, machine.capability);
   p.c_blocks = int(ceil_div(p.conv.C, p.tiles.channels));
   p.o_blocks = int(ceil_div(p.conv.O, head_outputs(p)));
   int64_t blocks = int64_t(p.c_blocks) * p.conv.octets * p.o_blocks;
   p.units = p.tiles.tiles_y * p.tiles.tiles_x * p.conv.B * p.u_vectors;
-  p.parts = parts_of_units(p.units, blocks, kTilePixels * 8);
+  p.parts = parts_of_walk(p, blocks, kTilePixels * 8);
   SumConvParts sum{p.conv.C * p.conv.octets * 8 * p.conv.O, int64_t(p.parts) * p.tiles.pixel_groups, nullptr, out};
   sum.from = p.sums = sum.parts > 1 ? machine.take<float>(sum.parts * sum.count) : out;
   launch(machine, type == kFloat16 ? head_kernel<Half>(p) : head_kernel<Bfloat16>(p),

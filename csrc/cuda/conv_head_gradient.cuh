@@ -10,8 +10,11 @@
 // A warp owns 8 channels, 4 features and 8 N outputs, a block of 8 warps 32 channels (or 16, 8 with two or four warps that share the
 // pixels of a tile), 8 features and the same outputs. It walks over tiles.
 //
-// For two pixels, N = 16 and 5 taps of 8 samples a warp takes 4 (3 + 8) matrix products, 3 + 8 loads of four matrices and 8
-// roundings; a block loads 16 (24 * 32 / 8 + 128) bytes a pixel (3 x 3 taps, tiles of 4 x 2) for 4 * 8 * 44 products.
+// Per pixel, sample, channel and feature: 2 V T FLOPs (V, T padded), then 2 O. For two pixels a warp takes 4 G / 2 + 4 N products (G
+// granules, rounded up to pairs), G / 2 + N / 2 loads of four matrices (with features from shared memory G more) and 8 of
+// rounding: with 5 taps and 128 outputs 44, 11 and 8. A block loads 16 (24 * 32 / 8 + 128) bytes a pixel (3 x 3 taps, tiles of 4 x 2)
+// for 4 * 44 products. The other chain, with rows (u, h) in the first product and pixels as the depth of the second, takes as many
+// products and loads, but a gradient with pixels last, and twice the registers for features.
 #pragma once
 
 #include "conv_tiles.cuh"

@@ -20,13 +20,17 @@ struct alignas(16) Place {
 // Sums over more terms than in other kernels, since they end in 16 bits: at most 2^-13 of a sum without cancellation is lost.
 constexpr int64_t kMostGradientTerms = 8 * kMostTerms;
 
-// `units` of work, `terms` of each in a sum, in parts so many that `blocks` of them come as close below kEnoughBlocks as they can.
-inline int parts_of_units(int64_t units, int64_t blocks, int64_t terms) {
-  int64_t wanted = kEnoughBlocks / (blocks > 0 ? blocks : 1), least = ceil_div(units * terms, kMostGradientTerms);
-  if (wanted > units) wanted = units;
+// The walk over p.units, `terms` of each in a sum, in parts so many that `blocks` of them come as close below kEnoughBlocks as they
+// can.
+inline int parts_of_walk(const ConvGradient& p, int64_t blocks, int64_t terms) {
+  int64_t wanted = kEnoughBlocks / (blocks > 0 ? blocks : 1), least = ceil_div(p.units * terms, kMostGradientTerms);
+  if (p.most_parts > 0 && wanted > p.most_parts) wanted = p.most_parts;
+  if (wanted > p.units) wanted = p.units;
   if (wanted < least) wanted = least;
   return wanted > 1 ? int(wanted) : 1;
 }
+
+inline int most_shared(int capability) { return capability == 90 ? kMostSharedBytes90 : kMostSharedBytes; }
 
 inline ConvTiles tiles_of_width(const ConvChain& conv, int width) {
   ConvTiles t{};
@@ -45,8 +49,9 @@ inline ConvTiles tiles_of_width(const ConvChain& conv, int width) {
 }
 
 // Tiles that waste the fewest pixels, and among those the ones with the smallest windows. Of at most `channels`, with `features`
-// bytes beside them; where channels are few, or do not fit, warps share the pixels instead. Whether they fit at all.
-inline bool cut_into_tiles(ConvGradient& p, int channels, int outputs, int granules, int features) {
+// bytes beside them; where channels are few, or do not fit, warps share the pixels instead. Whether they fit at all on a GPU of
+// that compute capability, times ten.
+inline bool cut_into_tiles(ConvGradient& p, int channels, int outputs, int granules, int features, int capability) {
   ConvTiles& t = p.tiles;
   t = tiles_of_width(p.conv, kTilePixels);
   for (int width : {4, 2}) {
@@ -69,7 +74,7 @@ inline bool cut_into_tiles(ConvGradient& p, int channels, int outputs, int granu
     t.grad = t.channels * t.window;
     t.stage_size = t.grad + outputs * kTileRow;
     t.size = t.stage + 2 * t.stage_size;
-    if (t.size <= kMostSharedBytes && (p.conv.C > t.channels / 2 || t.pixel_groups == kTilePairs)) return true;
+    if (t.size <= most_shared(capability) && (p.conv.C > t.channels / 2 || t.pixel_groups == kTilePairs)) return true;
   }
   return false;
 }

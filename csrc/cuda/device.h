@@ -18,12 +18,15 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 // One block for a multiprocessor is enough: without the 1 the compiler may spill to make room for two.
-#define PGCONV_KERNEL(threads) __global__ void __launch_bounds__(threads, 1)
+#define PGCONV_KERNEL(threads) PGCONV_KERNEL_PER(threads, 1)
+// With registers for so many blocks on a multiprocessor.
+#define PGCONV_KERNEL_PER(threads, blocks) __global__ void __launch_bounds__(threads, blocks)
 #define PGCONV_DEVICE static __device__ __forceinline__
 #define PGCONV_MEMBER __device__ __forceinline__
 #else
 #include "../emulator/emulator.h"
 #define PGCONV_KERNEL(threads) void
+#define PGCONV_KERNEL_PER(threads, blocks) void
 #define PGCONV_DEVICE static inline
 #define PGCONV_MEMBER inline
 #endif
@@ -32,6 +35,14 @@ namespace pgconv {
 namespace PGCONV_ISA {
 
 constexpr int kWarp = 32;
+
+// What moves together.
+struct alignas(16) FourWords {
+  uint32_t word[4];
+};
+struct alignas(8) TwoNumbers {
+  float number[2];
+};
 
 #if defined(__CUDACC__)
 
@@ -104,7 +115,13 @@ PGCONV_DEVICE uint32_t transposed_matrix(uint32_t matrix) {
   return result;
 }
 
+PGCONV_DEVICE uint32_t bits_of(float x) { return __float_as_uint(x); }
+PGCONV_DEVICE float number_of(uint32_t bits) { return __uint_as_float(bits); }
+// A word of the high halves of two.
+PGCONV_DEVICE uint32_t high_halves(uint32_t low, uint32_t high) { return __byte_perm(low, high, 0x7632); }
+
 struct Half {
+  static constexpr bool wide = false;  // of range
   PGCONV_DEVICE uint32_t pack(float low, float high) {
     uint32_t word;
     asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
@@ -119,8 +136,15 @@ struct Half {
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
   }
+  // The same with operands of half the depth: the first words.
+  PGCONV_DEVICE void multiply_add_half(float (&d)[4], const uint32_t (&a)[4], uint32_t b) {
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(b));
+  }
 };
 struct Bfloat16 {
+  static constexpr bool wide = true;
   PGCONV_DEVICE uint32_t pack(float low, float high) {
     uint32_t word;
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
@@ -133,6 +157,12 @@ struct Bfloat16 {
         "{%0, %1, %2, %3};"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+  }
+  // The same with operands of half the depth: the first words.
+  PGCONV_DEVICE void multiply_add_half(float (&d)[4], const uint32_t (&a)[4], uint32_t b) {
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
+                 : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+                 : "r"(a[0]), "r"(a[1]), "r"(b));
   }
 };
 
@@ -206,7 +236,12 @@ PGCONV_DEVICE void load_matrices(uint32_t (&to)[4], const void* row) { emulator:
 PGCONV_DEVICE void load_matrices_transposed(uint32_t (&to)[4], const void* row) { emulator::load_matrices(to, row, true); }
 PGCONV_DEVICE uint32_t transposed_matrix(uint32_t matrix) { return emulator::transposed_matrix(matrix); }
 
+PGCONV_DEVICE uint32_t bits_of(float x) { return __builtin_bit_cast(uint32_t, x); }
+PGCONV_DEVICE float number_of(uint32_t bits) { return __builtin_bit_cast(float, bits); }
+PGCONV_DEVICE uint32_t high_halves(uint32_t low, uint32_t high) { return low >> 16 | (high & 0xffff0000u); }
+
 struct Half {
+  static constexpr bool wide = false;  // of range
   PGCONV_DEVICE uint32_t pack(float low, float high) {
     return emulator::half_bits(low) | uint32_t(emulator::half_bits(high)) << 16;
   }
@@ -214,14 +249,21 @@ struct Half {
   PGCONV_DEVICE void multiply_add(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
     emulator::multiply_add(d, a, b0, b1, emulator::half_value);
   }
+  PGCONV_DEVICE void multiply_add_half(float (&d)[4], const uint32_t (&a)[4], uint32_t b) {
+    emulator::multiply_add(d, {a[0], a[1], 0, 0}, b, 0, emulator::half_value);
+  }
 };
 struct Bfloat16 {
+  static constexpr bool wide = true;
   PGCONV_DEVICE uint32_t pack(float low, float high) {
     return emulator::bfloat16_bits(low) | uint32_t(emulator::bfloat16_bits(high)) << 16;
   }
   PGCONV_DEVICE float value(uint32_t word, int k) { return emulator::bfloat16_value(uint16_t(word >> (16 * k))); }
   PGCONV_DEVICE void multiply_add(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
     emulator::multiply_add(d, a, b0, b1, emulator::bfloat16_value);
+  }
+  PGCONV_DEVICE void multiply_add_half(float (&d)[4], const uint32_t (&a)[4], uint32_t b) {
+    emulator::multiply_add(d, {a[0], a[1], 0, 0}, b, 0, emulator::bfloat16_value);
   }
 };
 

@@ -30,15 +30,19 @@ PGCONV_DEVICE void fast_values(float (&z)[n][4]) {
     for (int e = 0; e < 4; ++e) z[k][e] = exact ? Act<A>::value(z[k][e]) : fast_value<A>(z[k][e]);
 }
 
-// One branch, the same for the whole launch, for many values.
-template <bool exact, int n>
+// Known to the compiler, or one branch, the same for the whole launch, for many values.
+template <int known, bool exact, int n>
 PGCONV_DEVICE void fast_activate(int activation, float (&z)[n][4]) {
-  switch (activation) {
-    case kSin: return fast_values<kSin, exact>(z);
-    case kSilu: return fast_values<kSilu, exact>(z);
-    case kRelu: return fast_values<kRelu, exact>(z);
-    case kGelu: return fast_values<kGelu, exact>(z);
-    default: return fast_values<kTanh, exact>(z);
+  if constexpr (known >= 0) {
+    fast_values<known, exact>(z);
+  } else {
+    switch (activation) {
+      case kSin: return fast_values<kSin, exact>(z);
+      case kSilu: return fast_values<kSilu, exact>(z);
+      case kRelu: return fast_values<kRelu, exact>(z);
+      case kGelu: return fast_values<kGelu, exact>(z);
+      default: return fast_values<kTanh, exact>(z);
+    }
   }
 }
 

@@ -104,6 +104,8 @@ std::string why_not_driver() {
          std::to_string(CUDART_VERSION / 1000);
 }
 
+int64_t capability(int64_t device) { return compute_capability(int(device)); }
+
 }  // namespace
 }  // namespace pgconv
 
@@ -111,6 +113,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(pgconv_C, m) {
   m.def("cuda_why_not_net(str net, int bytes) -> str");
   m.def("cuda_architectures() -> str");
   m.def("cuda_why_not_driver() -> str");
+  m.def("cuda_capability(int device) -> int");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(pgconv_C, CUDA, m) {
@@ -125,4 +128,5 @@ STABLE_TORCH_LIBRARY_IMPL(pgconv_C, CompositeExplicitAutograd, m) {
   m.impl("cuda_why_not_net", TORCH_BOX(&pgconv::why_not));
   m.impl("cuda_architectures", TORCH_BOX(&pgconv::architectures));
   m.impl("cuda_why_not_driver", TORCH_BOX(&pgconv::why_not_driver));
+  m.impl("cuda_capability", TORCH_BOX(&pgconv::capability));
 }

@@ -8,6 +8,7 @@ struct PackHalfNet {
   int width;
   bool exact;
   const float* params;
+  uint16_t* rows;
   float* first;
   uint16_t* matrices;
   float* biases;
@@ -19,8 +20,15 @@ PGCONV_KERNEL(256) pack_half_net(const PackHalfNet p) {
   const float* hidden = p.params + H * (D + 1);
   double omega = p.shape.activation == kSin ? hidden[int64_t(further) * H * (H + 1)] : 1.0;
   auto scale = float(p.shape.activation == kSin && p.exact ? omega * Act<kSin>::kScale : omega);
-  for (int64_t k = block() * threads() + thread(); k < first + 2 * matrices + biases; k += blocks() * threads()) {
-    if (int64_t n = k - first - 2 * matrices; n >= 0) {
+  int slots = 16 * row_steps(D);
+  int64_t rows = int64_t(width) * slots;
+  for (int64_t k = block() * threads() + thread(); k < first + 2 * matrices + biases + rows; k += blocks() * threads()) {
+    if (int64_t n = k - first - 2 * matrices - biases; n >= 0) {
+      int64_t h = n / slots, d = n % slots / 8;
+      float weight = h < H && d < D ? scale * p.params[h * D + d] : 0.0f;
+      float bias = h < H ? scale * p.params[H * D + h] : 0.0f;
+      p.rows[n] = weight_slot(weight, bias, int(d), int(n % 8));
+    } else if (int64_t n = k - first - 2 * matrices; n >= 0) {
       int64_t l = n / width, h = n % width;
       p.biases[n] = h < H ? scale * hidden[l * H * (H + 1) + H * H + h] : 0.0f;
     } else if (int64_t n = k - first; n >= 0) {
@@ -36,10 +44,11 @@ PGCONV_KERNEL(256) pack_half_net(const PackHalfNet p) {
 
 HalfNet packed_half_net(Machine& machine, const NetShape& shape, int width, bool split, bool exact, const float* params) {
   int further = shape.hidden_layers - 1;
-  PackHalfNet pack{shape, width, exact, params, machine.take<float>((shape.coord_dim + 1) * width),
+  int slots = 16 * row_steps(shape.coord_dim);
+  PackHalfNet pack{shape, width, exact, params, machine.take<uint16_t>(width * slots), machine.take<float>((shape.coord_dim + 1) * width),
                    machine.take<uint16_t>(2 * int64_t(further) * width * width), machine.take<float>(further * width)};
-  launch(machine, pack_half_net, grid_for(int64_t(width) * (shape.coord_dim + 1 + further * (2 * width + 1))), pack);
-  return {shape, width, split, pack.first, pack.matrices, pack.biases};
+  launch(machine, pack_half_net, grid_for(int64_t(width) * (slots + shape.coord_dim + 1 + further * (2 * width + 1))), pack);
+  return {shape, width, split, pack.rows, pack.first, pack.matrices, pack.biases};
 }
 
 }  // namespace PGCONV_ISA

@@ -1,18 +1,19 @@
-// Kernel nets by matrix instructions in 16 bits, on tiles of 16 pairs, and the coordinates of the pairs, one lane each.
+// Kernel nets by matrix instructions in 16 bits, on tiles of 16 pairs.
 //
 // Numbers (pair, feature) of a tile are sums of matrix instructions: z[n] holds features 8 n .. 8 n + 7. Rounded to words they
 // are the next product's left operand as they lie: the steps of its depth are pairs of tiles.
 #pragma once
 
-#include "../common/semidirect.h"
 #include "fast_activations.cuh"
+#include "pair_rows.cuh"
 
 namespace pgconv {
 namespace PGCONV_ISA {
 
 constexpr int kPointWarps = 8;  // of a block
 
-// What the kernels read of a net, numbers padded to `width` features: first layer [D + 1][width] in float32, its bias last;
+// What the kernels read of a net, numbers padded to `width` features: first layer [width][2 steps][8], see pair_rows.cuh, and
+// [D + 1][width] in float32, its bias last;
 // per further layer a matrix [width][width] in two 16-bit parts whose sum it is, [2][layers][width][width]; biases [width] in
 // float32. Scaled for the activations of fast_activations.cuh, exact or not.
 struct HalfNet {
@@ -21,12 +22,14 @@ struct HalfNet {
   // Whether both parts of numbers and matrices are multiplied, which leaves phases the accuracy of float32: for three products
   // instead of one.
   bool split;
+  const uint16_t* rows;
   const float* first;
   const uint16_t* matrices;
   const float* biases;
 
   PGCONV_EVERYWHERE int parts() const { return split ? 2 : 1; }
   PGCONV_EVERYWHERE int layers() const { return shape.hidden_layers - 1; }
+  PGCONV_EVERYWHERE int steps() const { return row_steps(shape.coord_dim); }
 };
 
 HalfNet packed_half_net(Machine& machine, const NetShape& shape, int width, bool split, bool exact, const float* params);
@@ -91,6 +94,15 @@ struct SharedMatrix {
   int row, low;
 };
 
+// A lane's row of 16 rows, for load_matrices() of a left operand 16 deep, or transposed of two right ones; and for two right
+// ones.
+PGCONV_DEVICE const unsigned char* left_rows(const unsigned char* begin, int row) {
+  return begin + lane() % 16 * row + lane() / 16 * 16;
+}
+PGCONV_DEVICE const unsigned char* right_rows(const unsigned char* begin, int row) {
+  return begin + (lane() % 8 + lane() / 16 * 8) * row + lane() / 8 % 2 * 16;
+}
+
 template <class E, int depth, int n>
 PGCONV_DEVICE void multiply_step(int k, const uint32_t (&h)[depth][2], const uint32_t (&w)[4], float (&z)[n][4], int m) {
   uint32_t left[4] = {h[2 * k][0], h[2 * k][1], h[2 * k + 1][0], h[2 * k + 1][1]};
@@ -98,27 +110,40 @@ PGCONV_DEVICE void multiply_step(int k, const uint32_t (&h)[depth][2], const uin
   E::multiply_add(z[2 * m + 1], left, w[2], w[3]);
 }
 
-// z[pair][h] += sum_k h[pair][k] W[h][k], of both parts of both where `split`.
+// z[pair][h] = bias[h] + sum_k h[pair][k] W[h][k], of both parts of both where `split`: the small products first, since every
+// step cuts off a part of what is there already.
 template <class E, int depth, int n>
-PGCONV_DEVICE void multiply_rows(SharedMatrix matrix, bool split, const Words<depth>& h, float (&z)[n][4]) {
-  const unsigned char* own = matrix.begin + (lane() % 8 + lane() / 16 * 8) * matrix.row + lane() / 8 % 2 * 16;
-  PGCONV_UNROLL
-  for (int k = 0; k < depth / 2; ++k)
+PGCONV_DEVICE void multiply_rows(SharedMatrix matrix, bool split, const Words<depth>& h, const float* bias, float (&z)[n][4]) {
+  const unsigned char* own = right_rows(matrix.begin, matrix.row);
+  auto multiply = [&](const uint32_t(&words)[depth][2], int part) {
     PGCONV_UNROLL
-    for (int m = 0; m < n / 2; ++m) {
-      uint32_t w[4];
-      load_matrices(w, own + 16 * m * matrix.row + 32 * k);
-      multiply_step<E>(k, h.high, w, z, m);
-      if (!split) continue;
-      multiply_step<E>(k, h.low, w, z, m);
-      load_matrices(w, own + matrix.low + 16 * m * matrix.row + 32 * k);
-      multiply_step<E>(k, h.high, w, z, m);
-    }
+    for (int k = 0; k < depth / 2; ++k)
+      PGCONV_UNROLL
+      for (int m = 0; m < n / 2; ++m) {
+        uint32_t w[4];
+        load_matrices(w, own + part + 16 * m * matrix.row + 32 * k);
+        multiply_step<E>(k, words, w, z, m);
+      }
+  };
+  PGCONV_UNROLL
+  for (int m = 0; m < n; ++m)
+    PGCONV_UNROLL
+    for (int k = 0; k < 4; ++k) z[m][k] = 0;
+  if (split) {
+    multiply(h.low, 0);
+    multiply(h.high, matrix.low);
+  }
+  bias += lane() % 4 * 2;
+  PGCONV_UNROLL
+  for (int m = 0; m < n; ++m)
+    PGCONV_UNROLL
+    for (int k = 0; k < 4; ++k) z[m][k] += bias[8 * m + k % 2];
+  multiply(h.high, 0);
 }
 // z[pair][k] += sum_h h[pair][h] W[h][k], of both parts of the matrix.
 template <class E, int depth, int n>
 PGCONV_DEVICE void multiply_columns(SharedMatrix matrix, const uint32_t (&h)[depth][2], float (&z)[n][4]) {
-  const unsigned char* own = matrix.begin + lane() % 16 * matrix.row + lane() / 16 * 16;
+  const unsigned char* own = left_rows(matrix.begin, matrix.row);
   PGCONV_UNROLL
   for (int part = 0; part < 2; ++part)
     PGCONV_UNROLL
@@ -137,37 +162,6 @@ PGCONV_DEVICE void transpose_rows(const uint32_t (&h)[n][2], uint32_t (&left)[n 
   for (int m = 0; m < n / 2; ++m)
     PGCONV_UNROLL
     for (int k = 0; k < 4; ++k) left[m][k] = transposed_matrix(h[2 * m + k % 2][k / 2]);
-}
-
-// Coordinates of a^-1 b from fields at a distance of `a_row` and `b_row`, orbit coordinates first, into x at a distance of
-// kWarp.
-template <class G>
-PGCONV_DEVICE void group_coordinates(const Features<float>& e, int own, const float* a, int a_row, const float* b, int b_row,
-                                     float* x) {
-  float fa[G::fields], fb[G::element], g[G::element], out[G::max_coords] = {};
-  PGCONV_UNROLL
-  for (int c = 0; c < G::fields; ++c) fa[c] = a[(e.orbit + c) * a_row];
-  PGCONV_UNROLL
-  for (int c = 0; c < G::element; ++c) fb[c] = b[(e.orbit + c) * b_row];
-  G::relative(fa, fb, g);
-  G::coordinates(e.chart, e.part, g, out);
-  PGCONV_UNROLL
-  for (int c = 0; c < G::max_coords; ++c)
-    if (c < own) x[c * kWarp] = out[c];
-  for (int c = 0; c < e.orbit; ++c) {
-    x[(own + c) * kWarp] = a[c * a_row];
-    x[(own + e.orbit + c) * kWarp] = b[c * b_row];
-  }
-}
-
-// One branch, the same for the whole launch, for the coordinates of 32 pairs: a kernel for each group would be 12 times the
-// code.
-PGCONV_DEVICE void lane_coordinates(const Features<float>& e, int own, const float* a, int a_row, const float* b, int b_row,
-                                    float* x) {
-  int index = 0;
-  for_each_group([&](const char*, auto group) {
-    if (index++ == e.group) group_coordinates<decltype(group)>(e, own, a, a_row, b, b_row, x);
-  });
 }
 
 }  // namespace PGCONV_ISA

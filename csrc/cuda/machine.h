@@ -9,6 +9,8 @@ namespace pgconv {
 // capability 8.6, 8.9, 12.0) can give it.
 constexpr int kSharedBytes = 48 << 10;
 constexpr int kMostSharedBytes = 99 << 10;
+// And that of compute capability 9.0.
+constexpr int kMostSharedBytes90 = 227 << 10;
 
 struct Grid {
   int64_t blocks;
@@ -36,6 +38,7 @@ class Machine {
   virtual void check(int error) = 0;
 
   void* stream = nullptr;
+  int capability = 80;  // compute capability of the GPU, times ten
 
  protected:
   virtual void* allocate(int64_t bytes) = 0;

@@ -110,10 +110,8 @@ PGCONV_DEVICE void group_gradients(const Features<float>& e, int own, const floa
 
 PGCONV_DEVICE void lane_gradients(const Features<float>& e, int own, const float* v, int v_row, const float* u, int u_row,
                                   const float* gx, float* grad_v, float* grad_u, int grad_u_row) {
-  int index = 0;
-  for_each_group([&](const char*, auto group) {
-    if (index++ == e.group)
-      group_gradients<decltype(group)>(e, own, v, v_row, u, u_row, gx, grad_v, grad_u, grad_u_row);
+  with_group(e.group, [&](auto group) {
+    group_gradients<decltype(group)>(e, own, v, v_row, u, u_row, gx, grad_v, grad_u, grad_u_row);
   });
 }
 
@@ -219,10 +217,11 @@ PGCONV_KERNEL(kPointWarps * kWarp) point_gradient(const PointGradient p) {
     const unsigned char* stage = memory + shared.stage + buffer * shared.stage_size;
     const float* own_v = v + warp() * 16 + lane() % 16;
     const float* own_u = reinterpret_cast<const float*>(stage + shared.u) + lane() / 16;
+    auto put = [x](int d, float value) { x[d * kWarp + lane()] = value; };
     if (e.correlation)
-      lane_coordinates(e, p.own, own_u, kGradientOutputs, own_v, kGradientInputs, x + lane());
+      lane_coordinates(e, p.own, own_u, kGradientOutputs, own_v, kGradientInputs, put);
     else
-      lane_coordinates(e, p.own, own_v, kGradientInputs, own_u, kGradientOutputs, x + lane());
+      lane_coordinates(e, p.own, own_v, kGradientInputs, own_u, kGradientOutputs, put);
     sync_warp();
 
     for (int r = 0; r < kGradientOutputs; ++r) {
@@ -233,8 +232,7 @@ PGCONV_KERNEL(kPointWarps * kWarp) point_gradient(const PointGradient p) {
       if (deep) {
         Words<T> h;
         pack_both<Half>(value, h);
-        set_rows(bias, last_slope);
-        multiply_rows<Half>(half_matrix, true, h, last_slope);
+        multiply_rows<Half>(half_matrix, true, h, bias, last_slope);
         float unused[T][4];
         fast_activate_both(shape.activation, last_slope, unused);
       }

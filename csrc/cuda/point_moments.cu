@@ -10,18 +10,18 @@ namespace pgconv {
 namespace PGCONV_ISA {
 namespace {
 
-// Few columns: two outputs share the signal's operands. Many: one output, so that a lane's sums stay at 64 numbers.
-using Narrow = PointTile<2, 4, 2>;
-using Wide = PointTile<2, 8, 1>;
-using Deep = PointTile<4, 4, 1>;
-using Exact = PointTile<2, 4, 1, 2>;
-using ExactDeep = PointTile<4, 4, 1, 2>;
+// What a lane sums up are 32 numbers, or 64, beside as many of the net; and a multiprocessor has registers for so many blocks.
+using Narrow = PointTile<2, 4, 1, 8, 2, 64, 32>;
+using Wide = PointTile<2, 8, 1, 4, 3, 64, 32>;
+using Deep = PointTile<4, 4, 1, 4, 2, 32, 16>;
+using Exact = PointTile<2, 4, 2, 4, 3, 64, 32>;
+using ExactDeep = PointTile<4, 4, 2, 4, 2, 32, 16>;
 
-constexpr int64_t kLeastInputs = 2 * kStageInputs;
+constexpr int64_t kLeastInputs = 128;
 
 template <class Tile>
 bool fits(const NetShape& shape) {
-  HalfNet net{shape, Tile::width, true, nullptr, nullptr, nullptr};
+  HalfNet net{shape, Tile::width, true, nullptr, nullptr, nullptr, nullptr};
   return shape.hidden <= Tile::width && PointShared<Tile>::of(net, kMaxFields, kMaxFields).size <= kMostSharedBytes;
 }
 
@@ -33,38 +33,51 @@ bool needs_split(const NetShape& shape) {
   return shape.activation == kSin ? half || shape.hidden_layers > 2 : half && shape.hidden_layers > 2;
 }
 
-template <class E, class Tile>
+template <class E, class Tile, class Net>
 void run(Machine& machine, const FeaturesCall& call, const PointMoments& problem, const float* params, float* moments) {
   const NetShape& shape = call.shape;
   PointMoments p = problem;
   constexpr bool exact = Tile::parts == 2;
   p.net = packed_half_net(machine, shape, Tile::width, exact || needs_split<E>(shape), exact, params);
-  p.row_blocks = ceil_div(call.Nu, Tile::block_outputs);
-  p.column_blocks = ceil_div(p.images * p.C, Tile::channels);
+  p.row_blocks = ceil_div(call.Nu, Tile::warps);
+  p.column_blocks = ceil_div(int64_t(p.images) * p.C, Tile::channels);
   int64_t blocks = call.S * p.row_blocks * p.column_blocks;
-  Parts splits(call.Nv, blocks, kLeastInputs, kStageInputs);
+  Parts splits(call.Nv, blocks, kLeastInputs, Tile::stage);
   p.splits = splits.parts;
   p.split_inputs = splits.size;
   int64_t count = call.S * p.images * call.Nu * shape.hidden * p.C;
   p.moments = p.splits > 1 ? machine.take<float>(p.splits * count) : moments;
   int shared = PointShared<Tile>::of(p.net, p.v_fields, p.u_fields).size;
-  launch(machine, point_moments<E, Tile>, Grid{blocks * p.splits, kPointWarps * kWarp, shared}, p);
+  launch(machine, point_moments<E, Tile, Net>, Grid{blocks * p.splits, Tile::threads, shared}, p);
   if (p.splits > 1) launch(machine, sum_parts, grid_for(count), SumParts{count, p.splits, p.moments, moments});
 }
 
 template <class E>
 void choose(Machine& machine, const FeaturesCall& call, const PointMoments& problem, const float* params,
             float* moments) {
-  auto with = [&](auto tile) { run<E, decltype(tile)>(machine, call, problem, params, moments); };
-  if (call.shape.hidden > Narrow::width) return with(Deep{});
-  if (problem.images * problem.C > Narrow::channels) return with(Wide{});
-  with(Narrow{});
+  const NetShape& shape = call.shape;
+  auto with = [&](auto tile, auto net) { run<E, decltype(tile), decltype(net)>(machine, call, problem, params, moments); };
+  auto tiled = [&](auto net) {
+    if (int64_t(problem.images) * problem.C > Narrow::channels) return with(Wide{}, net);
+    with(Narrow{}, net);
+  };
+  if (shape.hidden > Narrow::width) return with(Deep{}, KnownNet<>{});
+  constexpr bool half = std::is_same<E, Half>::value;
+  int steps = shape.hidden_layers == 2 ? row_steps(shape.coord_dim) : kAny;
+  if (shape.activation == kSin && steps == 2) return tiled(KnownNet<kSin, 2, 2, half>{});
+  if (shape.activation == kSin && steps == 3) return tiled(KnownNet<kSin, 2, 3, half>{});
+  if (shape.activation == kSilu && steps == 2) return tiled(KnownNet<kSilu, 2, 2, false>{});
+  tiled(KnownNet<>{});
 }
 
 void choose_exact(Machine& machine, const FeaturesCall& call, const PointMoments& problem, const float* params,
                   float* moments) {
-  if (call.shape.hidden > Exact::width) return run<Half, ExactDeep>(machine, call, problem, params, moments);
-  run<Half, Exact>(machine, call, problem, params, moments);
+  auto with = [&](auto tile, auto net) { run<Half, decltype(tile), decltype(net)>(machine, call, problem, params, moments); };
+  const NetShape& shape = call.shape;
+  if (shape.hidden > Exact::width) return with(ExactDeep{}, KnownNet<kAny, kAny, kAny, true>{});
+  if (shape.activation == kSin && shape.hidden_layers == 2 && row_steps(shape.coord_dim) == 2)
+    return with(Exact{}, KnownNet<kSin, 2, 2, true>{});
+  with(Exact{}, KnownNet<kAny, kAny, kAny, true>{});
 }
 
 }  // namespace
@@ -83,8 +96,8 @@ void point_moments_of(Machine& machine, const FeaturesCall& call, int64_t B, int
   problem.own = relative.own();
   problem.v_fields = relative.v_fields();
   problem.u_fields = relative.u_fields();
-  problem.images = call.S > 0 ? B / call.S : 0;
-  problem.C = C;
+  problem.images = call.S > 0 ? int(B / call.S) : 0;
+  problem.C = int(C);
   problem.f = f;
   if (type == kFloat16Parts)
     choose_exact(machine, call, problem, params, moments);

@@ -3,6 +3,9 @@
 #include <cuda_runtime_api.h>
 #include <torch/csrc/inductor/aoti_torch/c/shim.h>
 
+#include <algorithm>
+#include <cstdlib>
+
 // Torch from 2.13 on has the first for every device, a torch with CUDA the second. Weak: the library loads under a torch that
 // lacks either.
 extern "C" {
@@ -28,8 +31,18 @@ static void* current_stream(int32_t device) {
   return stream;
 }
 
+int compute_capability(int device) {
+  int major = 0, minor = 0;
+  if (cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) != cudaSuccess ||
+      cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) != cudaSuccess)
+    fail("pgconv: the CUDA driver does not tell the compute capability of device ", device);
+  const char* most = std::getenv("PGCONV_CUDA_CAPABILITY");
+  return most ? std::min(10 * major + minor, std::atoi(most)) : 10 * major + minor;
+}
+
 TorchMachine::TorchMachine(const Tensor& on) : on_(on), guard_(on.get_device_index()) {
   stream = current_stream(on.get_device_index());
+  capability = compute_capability(on.get_device_index());
 }
 
 void TorchMachine::check(int error) {

@@ -11,6 +11,9 @@
 
 namespace pgconv {
 
+// Of a device, times ten. PGCONV_CUDA_CAPABILITY in the environment lowers it, so that kernels for older GPUs can be tested.
+int compute_capability(int device);
+
 class TorchMachine : public Machine {
  public:
   // Otherwise kernels of a tensor on another device than the current one would be launched on that.

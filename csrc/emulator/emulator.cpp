@@ -15,8 +15,8 @@ namespace emulator {
 namespace {
 
 constexpr int kWarp = 32;
+constexpr int kWarpgroup = 4 * kWarp;
 constexpr int kMostThreads = 1024;
-constexpr int kMostShared = 227 << 10;  // of any GPU
 constexpr size_t kStackBytes = 256 << 10;
 
 // Threads that wait for each other: all of a warp or of a block.
@@ -44,6 +44,9 @@ struct Fiber {
   // Copies of the open group, and of those committed and not waited for.
   std::vector<Copy> open;
   std::deque<std::vector<Copy>> committed;
+  // Likewise products of its warpgroup.
+  std::vector<Product> products;
+  std::deque<std::vector<Product>> committed_products;
 
   bool ready() const { return !done && (!meeting || meeting->round > round); }
 };
@@ -54,6 +57,7 @@ class Block {
     fibers_.resize(grid.threads);
     for (auto& fiber : fibers_) fiber.stack.reset(new char[kStackBytes]);
     warps_.resize((grid.threads + kWarp - 1) / kWarp);
+    warpgroups_.resize(grid.threads / kWarpgroup);
   }
 
   void run(int64_t number);
@@ -79,6 +83,7 @@ class Block {
     meet(all_, current, "sync_block", nullptr, [](Operands) {});
   }
   Meeting& warp() { return warps_[current / kWarp]; }
+  Meeting& warpgroup() { return warpgroups_.at(current / kWarpgroup); }
   Fiber& fiber() { return fibers_[current]; }
   // Whether the bytes lie in the block's shared memory, on a boundary of their own number; stops the launch if not.
   bool check_shared(const char* name, const void* p, int bytes) {
@@ -114,7 +119,7 @@ class Block {
   std::mt19937 random_;
   ucontext_t scheduler_;
   std::vector<Fiber> fibers_;
-  std::vector<Meeting> warps_;
+  std::vector<Meeting> warps_, warpgroups_;
   Meeting all_;
   std::string error_;
 };
@@ -136,11 +141,18 @@ void Block::prepare() {
     warps_[w].size = std::min(kWarp, grid.threads - int(w) * kWarp);
     warps_[w].operands.assign(kWarp, nullptr);
   }
+  for (auto& meeting : warpgroups_) {
+    meeting = Meeting{};
+    meeting.size = kWarpgroup;
+    meeting.operands.assign(kWarpgroup, nullptr);
+  }
   for (auto& fiber : fibers_) {
     fiber.done = false;
     fiber.meeting = nullptr;
     fiber.open.clear();
     fiber.committed.clear();
+    fiber.products.clear();
+    fiber.committed_products.clear();
     getcontext(&fiber.context);
     fiber.context.uc_stack.ss_sp = fiber.stack.get();
     fiber.context.uc_stack.ss_size = kStackBytes;
@@ -185,9 +197,9 @@ Memory::Memory(int64_t bytes) : data_(static_cast<unsigned char*>(::operator new
 }
 
 void launch(Machine& machine, Grid grid, const std::function<void()>& body) {
-  if (grid.threads < 1 || grid.threads > kMostThreads || grid.shared > kMostShared || grid.blocks < 0 ||
-      grid.blocks > INT32_MAX)
-    throw std::runtime_error("emulator: no GPU can launch this grid");
+  const int shared = machine.capability == 90 ? kMostSharedBytes90 : kMostSharedBytes;
+  if (grid.threads < 1 || grid.threads > kMostThreads || grid.shared > shared || grid.blocks < 0 || grid.blocks > INT32_MAX)
+    throw std::runtime_error("emulator: not every GPU can launch this grid");
   if (running) throw std::runtime_error("emulator: a launch inside a launch");
   Block block(grid, body, static_cast<Host&>(machine).seed);
   running = &block;
@@ -319,40 +331,67 @@ void multiply_add(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b
   });
 }
 
-// Rounded to nearest, ties to even; beyond the largest number to infinity.
-uint16_t half_bits(float x) {
-  uint32_t bits;
-  std::memcpy(&bits, &x, 4);
-  uint16_t sign = uint16_t(bits >> 16 & 0x8000);
-  if (std::isnan(x)) return sign | 0x7fff;
-  double magnitude = std::fabs(double(x));
-  if (magnitude >= 65520) return sign | 0x7c00;
-  if (magnitude == 0) return sign;
-  int exponent;
-  std::frexp(magnitude, &exponent);  // magnitude = m 2^exponent, m in [1/2, 1)
-  int unit = std::max(exponent - 11, -24);
-  auto units = uint32_t(std::nearbyint(std::ldexp(magnitude, -unit)));
-  // Units of 2^-24 are subnormals; carries run into the exponent as they should.
-  return sign | uint16_t(units + (unit + 24 > 0 ? uint32_t(unit + 24) << 10 : 0));
+void multiply_add_later(const Product& product) { running->fiber().products.push_back(product); }
+void commit_products() {
+  Fiber& fiber = running->fiber();
+  fiber.committed_products.push_back(std::move(fiber.products));
+  fiber.products.clear();
 }
-float half_value(uint16_t bits) {
-  int exponent = bits >> 10 & 31, fraction = bits & 1023;
-  double magnitude = exponent == 31  ? (fraction ? std::nan("") : INFINITY)
-                     : exponent == 0 ? std::ldexp(fraction, -24)
-                                     : std::ldexp(1024 + fraction, exponent - 25);
-  return float(bits & 0x8000 ? -magnitude : magnitude);
+
+namespace {
+
+// Numbers of a right operand's column: granules of its row of 128 bytes are turned by three bits of the address.
+uint16_t right_number(const Product& product, int column, int k) {
+  const unsigned char* base = shared_memory();
+  int64_t at = product.rows - base + column * 128 + 2 * k;
+  uint16_t bits;
+  std::memcpy(&bits, base + (at ^ (at >> 7 & 7) << 4), 2);
+  return bits;
 }
-uint16_t bfloat16_bits(float x) {
-  uint32_t bits;
-  std::memcpy(&bits, &x, 4);
-  if (std::isnan(x)) return 0x7fff;
-  return uint16_t((bits + 0x7fff + (bits >> 16 & 1)) >> 16);
+
+void multiply_add_now(const std::vector<const Product*>& of) {
+  const Product& any = *of[0];
+  auto value = any.wide ? bfloat16_value : half_value;
+  std::vector<double> right(any.columns * 16);
+  for (int n = 0; n < any.columns; ++n)
+    for (int k = 0; k < 16; ++k) right[16 * n + k] = value(right_number(any, n, k));
+  for (int w = 0; w < kWarpgroup / kWarp; ++w) {
+    double left[16][16];
+    for (int l = 0; l < kWarp; ++l)
+      for (int n = 0; n < 4; ++n)
+        for (int k = 0; k < 2; ++k)
+          left[l / 4 + 8 * (n % 2)][l % 4 * 2 + k + 8 * (n / 2)] = value(part(of[w * kWarp + l]->left[n], k));
+    for (int l = 0; l < kWarp; ++l)
+      for (int n = 0; n < any.columns / 2; ++n) {
+        int row = l / 4 + 8 * (n / 2 % 2), column = n / 4 * 8 + l % 4 * 2 + n % 2;
+        float& d = of[w * kWarp + l]->sums[n];
+        double sum = d;
+        for (int k = 0; k < 16; ++k) sum += left[row][k] * right[16 * column + k];
+        d = toward_zero(sum);
+      }
+  }
 }
-float bfloat16_value(uint16_t bits) {
-  uint32_t wide = uint32_t(bits) << 16;
-  float x;
-  std::memcpy(&x, &wide, 4);
-  return x;
+
+}  // namespace
+
+void wait_products(int pending) {
+  if (running->current / kWarpgroup >= running->grid.threads / kWarpgroup) running->stop("wait_products: no whole warpgroup");
+  running->meet(running->warpgroup(), running->current % kWarpgroup, "wait_products", &running->fiber().committed_products,
+                [pending](Operands threads) {
+                  auto groups = [&](int t) -> auto& { return *static_cast<std::deque<std::vector<Product>>*>(threads[t]); };
+                  for (; int(groups(0).size()) > pending; [&] {
+                         for (int t = 0; t < kWarpgroup; ++t) groups(t).pop_front();
+                       }())
+                    for (size_t k = 0; k < groups(0).front().size(); ++k) {
+                      std::vector<const Product*> all;
+                      for (int t = 0; t < kWarpgroup; ++t) {
+                        if (groups(t).empty() || groups(t).front().size() <= k || !groups(t).front()[k].same(groups(0).front()[k]))
+                          return running->stop("wait_products: threads of a warpgroup have different products");
+                        all.push_back(&groups(t).front()[k]);
+                      }
+                      multiply_add_now(all);
+                    }
+                });
 }
 
 }  // namespace emulator

@@ -2,8 +2,9 @@
 // - which thread runs next is drawn at random at every wait, from a seed, so that a missing barrier shows in some schedule;
 // - shared memory and workspaces begin as NaN, and have exactly the size asked for, so that the address sanitizer sees what
 //   lies beyond;
-// - copies to shared memory are carried out when they are waited for, and not before;
-// - threads of a warp (block) that wait for each other in different places, or of which some never come, are an error.
+// - copies to shared memory and products of warpgroups are carried out when they are waited for, and not before;
+// - threads of a warp (block) that wait for each other in different places, or of which some never come, are an error;
+// - a block that asks for more shared memory than the smallest GPU of its compute capability has is an error.
 //
 // Not modelled: the memory model between blocks, the order of unsynchronised accesses inside one instruction, time.
 #pragma once
@@ -78,6 +79,20 @@ void load_matrices(uint32_t (&to)[4], const void* row, bool transposed);
 uint32_t transposed_matrix(uint32_t matrix);
 // Products exact, their sum added in double, and cut off once to float32.
 void multiply_add(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, float (*value)(uint16_t));
+
+// A product of a warpgroup, see ../cuda/warpgroup.h: carried out at the wait for its group, with what registers and shared memory
+// hold then.
+struct Product {
+  float* sums;
+  const uint32_t* left;
+  const unsigned char* rows;  // of the right operand, from the first number on
+  int columns;
+  bool wide;  // bfloat16
+  bool same(const Product& other) const { return rows == other.rows && columns == other.columns && wide == other.wide; }
+};
+void multiply_add_later(const Product& product);
+void commit_products();
+void wait_products(int pending);
 
 uint16_t half_bits(float x);
 float half_value(uint16_t bits);

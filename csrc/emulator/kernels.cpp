@@ -4,6 +4,7 @@
 #include "../cuda/conv_head_gradient.cu"
 #include "../cuda/elements.cu"
 #include "../cuda/features.cu"
+#include "../cuda/group_last.cu"
 #include "../cuda/half_net.cu"
 #include "../cuda/point_gradient.cu"
 #include "../cuda/point_moments.cu"

@@ -5,6 +5,7 @@
 #include "../cuda/conv_gradient.h"
 #include "../cuda/elements.h"
 #include "../cuda/features.h"
+#include "../cuda/group_last.h"
 #include "../cuda/point_conv.h"
 #include "names.h"
 #include "planted.cuh"
@@ -13,6 +14,11 @@ namespace py = pybind11;
 using namespace pgconv;
 using namespace pgconv::PGCONV_ISA;
 using emulator::Host;
+
+// The operators on CUDA tensors refuse the same, with the same words.
+static void refuse(const char* reason) {
+  if (reason) throw std::runtime_error(reason);
+}
 
 static NetShape parse_net(const std::string& text) {
   size_t a = text.find(':'), b = text.find(':', a + 1), c = text.find(':', b + 1);
@@ -29,6 +35,7 @@ template <class T>
 static Array<T> net(unsigned seed, Array<T> coords, Array<T> params, const std::string& text) {
   Host host(seed);
   NetShape shape = parse_net(text);
+  refuse(why_not_net(shape, sizeof(T)));
   Array<T> out({int64_t(coords.shape(0)), int64_t(shape.hidden)});
   kernel_net(host, shape, coords.shape(0), coords.data(), params.data(), out.mutable_data());
   return out;
@@ -38,6 +45,7 @@ template <class T>
 static std::tuple<Array<T>, Array<T>> net_backward(unsigned seed, Array<T> grad, Array<T> coords, Array<T> params,
                                                    const std::string& text) {
   Host host(seed);
+  refuse(why_not_net(parse_net(text), sizeof(T)));
   Array<T> grad_coords({int64_t(coords.shape(0)), int64_t(coords.shape(1))}), grad_params(params.size());
   kernel_net_backward(host, parse_net(text), coords.shape(0), grad.data(), coords.data(), params.data(),
                       grad_coords.mutable_data(), grad_params.mutable_data());
@@ -52,6 +60,15 @@ static void name_group(FeaturesCall& call, const std::string& group) {
   size_t slash = group.find('/');
   call.group = index_of(group.substr(0, slash), names);
   call.orbit = slash == std::string::npos ? 0 : std::stoi(group.substr(slash + 1));
+}
+
+// Of an element of the group: what is stored for it.
+static int fields_of(const std::string& group) {
+  GroupInfo groups[kGroupCount];
+  group_table(groups);
+  FeaturesCall call{};
+  name_group(call, group);
+  return groups[call.group].fields + call.orbit;
 }
 
 template <class T>
@@ -76,6 +93,7 @@ static Array<T> features(unsigned seed, Array<T> v, Array<T> u, Array<T> params,
                          const std::string& chart, const std::string& part, bool correlation, const std::string& text) {
   Host host(seed);
   auto call = make_call(v, u, group, chart, part, correlation, text);
+  refuse(why_not_net(call.shape, sizeof(T)));
   Array<T> out({call.S, call.Nu, call.Nv, int64_t(call.shape.hidden)});
   relative_features(host, call, v.data(), u.data(), params.data(), out.mutable_data());
   return out;
@@ -88,6 +106,7 @@ static std::tuple<Array<T>, Array<T>, Array<T>> features_backward(unsigned seed,
                                                                   bool correlation, const std::string& text) {
   Host host(seed);
   auto call = make_call(v, u, group, chart, part, correlation, text);
+  refuse(why_not_net(call.shape, sizeof(T)));
   Array<T> gv = like(v), gu = like(u), gp = like(params);
   relative_features_backward(host, call, grad.data(), v.data(), u.data(), params.data(), gv.mutable_data(),
                              gu.mutable_data(), gp.mutable_data());
@@ -100,6 +119,7 @@ static Array<float> moments(unsigned seed, Array<uint16_t> f, bool half, Array<f
                             const std::string& text) {
   Host host(seed);
   auto call = make_call(v, u, group, chart, part, correlation, text);
+  refuse(why_not_moments(call.shape));
   bool parts = f.ndim() == 4;
   int64_t B = f.shape(parts), C = f.shape(2 + parts);
   Array<float> out({B, call.Nu, int64_t(call.shape.hidden), C});
@@ -114,6 +134,8 @@ static std::tuple<Array<float>, Array<float>, Array<float>> moments_gradient(
     const std::string& group, const std::string& chart, const std::string& part, bool correlation, const std::string& text) {
   Host host(seed);
   auto call = make_call(v, u, group, chart, part, correlation, text);
+  int64_t columns = call.S > 0 ? f.shape(0) / call.S * f.shape(2) : 0;
+  refuse(why_not_gradient(call.shape, fields_of(group), columns));
   Array<float> gv = like(v), gu = like(u), gp = like(params);
   point_features_gradient(host, call, f.shape(0), f.shape(2), half ? kFloat16 : kBfloat16Type, grad.data(), f.data(), v.data(),
                           u.data(), params.data(), gv.mutable_data(), gu.mutable_data(), gp.mutable_data());
@@ -126,7 +148,7 @@ static ConvChain chain_of(int64_t vectors, int64_t octets, int64_t O, const std:
   p.O = O;
   p.octets = int(octets);
   p.vectors = int(vectors);
-  if (const char* wrong = set_taps(p, taps.data(), int64_t(taps.size()) / 2)) throw std::invalid_argument(wrong);
+  if (const char* wrong = set_taps(p, taps.data(), int64_t(taps.size()) / 2)) throw std::runtime_error(wrong);
   p.stride_y = geometry.at(0), p.stride_x = geometry.at(1), p.pad_y = geometry.at(2), p.pad_x = geometry.at(3);
   p.out_height = geometry.at(4), p.out_width = geometry.at(5);
   return p;
@@ -134,37 +156,52 @@ static ConvChain chain_of(int64_t vectors, int64_t octets, int64_t O, const std:
 
 // All by their bits: f [B, C, H, W, 8 vectors], phi [S, Nu, octets, granules, 8, 8], weight [O, C, 8 octets].
 static Array<uint16_t> convolution(unsigned seed, Array<uint16_t> f, Array<uint16_t> phi, Array<uint16_t> weight, bool half,
-                                   const std::vector<int64_t>& taps, const std::vector<int>& geometry) {
+                                   const std::vector<int64_t>& taps, const std::vector<int>& geometry, int capability) {
   Host host(seed);
+  host.capability = capability;
   ConvChain p = chain_of(f.shape(4) / 8, phi.shape(2), weight.shape(0), taps, geometry);
-  if (phi.shape(3) != p.granules) throw std::invalid_argument("granules");
+  if (phi.shape(3) != p.granules) throw std::runtime_error("granules");
   p.B = f.shape(0), p.C = f.shape(1), p.height = int(f.shape(2)), p.width = int(f.shape(3));
   p.S = phi.shape(0), p.Nu = phi.shape(1);
+  refuse(why_not_chain(p, capability));
   Array<uint16_t> out({p.B, p.O, p.Nu, int64_t(p.out_height), int64_t(p.out_width)});
   p.f = f.data(), p.phi = phi.data(), p.weight = weight.data(), p.out = out.mutable_data();
   conv_chain_of(host, p, half ? kFloat16 : kBfloat16Type);
   return out;
 }
 
+// By its bits: f [B, C, N, H, W].
+static Array<uint16_t> samples_last(unsigned seed, Array<uint16_t> f) {
+  Host host(seed);
+  int64_t vectors = (f.shape(2) + 7) / 8;
+  Array<uint16_t> out({int64_t(f.shape(0)), int64_t(f.shape(1)), int64_t(f.shape(3)), int64_t(f.shape(4)), 8 * vectors});
+  group_last_of(host, {f.shape(0) * f.shape(1), f.shape(3) * f.shape(4), int(f.shape(2)), int(vectors), f.data(),
+                       out.mutable_data()});
+  return out;
+}
+
 static ConvGradient gradient_of(const Array<uint16_t>& grad, const Array<uint16_t>& f, int64_t octets, const std::vector<int64_t>& taps,
-                                const std::vector<int>& geometry) {
+                                const std::vector<int>& geometry, int parts) {
   ConvGradient p{};
+  p.most_parts = parts;
   p.conv = chain_of(f.shape(4) / 8, octets, grad.shape(1), taps, geometry);
   p.conv.B = f.shape(0), p.conv.C = f.shape(1), p.conv.height = int(f.shape(2)), p.conv.width = int(f.shape(3));
   p.u_vectors = int(grad.shape(4) / 8);
-  if (grad.shape(2) != p.conv.out_height || grad.shape(3) != p.conv.out_width) throw std::invalid_argument("geometry");
+  if (grad.shape(2) != p.conv.out_height || grad.shape(3) != p.conv.out_width) throw std::runtime_error("geometry");
   p.conv.f = f.data(), p.grad = grad.data();
   return p;
 }
 
 // By their bits: grad [B, O, Ho, Wo, 8 u vectors], f [B, C, H, W, 8 vectors], phi [S, Nu, octets, granules, 8, 8] ->
-// [C, 8 octets, O].
+// [C, 8 octets, O]; in at most so many parts, or as many as the driver takes (0).
 static Array<float> head_gradient(unsigned seed, Array<uint16_t> grad, Array<uint16_t> f, Array<uint16_t> phi, bool half,
-                                  const std::vector<int64_t>& taps, const std::vector<int>& geometry) {
+                                  const std::vector<int64_t>& taps, const std::vector<int>& geometry, int capability, int parts) {
   Host host(seed);
-  ConvGradient p = gradient_of(grad, f, phi.shape(2), taps, geometry);
-  if (phi.shape(3) != p.conv.granules) throw std::invalid_argument("granules");
+  host.capability = capability;
+  ConvGradient p = gradient_of(grad, f, phi.shape(2), taps, geometry, parts);
+  if (phi.shape(3) != p.conv.granules) throw std::runtime_error("granules");
   p.conv.S = phi.shape(0), p.conv.Nu = phi.shape(1), p.conv.phi = phi.data();
+  refuse(why_not_head_gradient(p, capability));
   Array<float> out({p.conv.C, int64_t(8 * p.conv.octets), p.conv.O});
   head_gradient_of(host, p, half ? kFloat16 : kBfloat16Type, out.mutable_data());
   return out;
@@ -172,20 +209,23 @@ static Array<float> head_gradient(unsigned seed, Array<uint16_t> grad, Array<uin
 
 // weight [O, C, 8 octets] instead of phi, of S sets of Nu samples -> [S, Nu, octets, taps vectors, 8, 8].
 static Array<float> feature_gradient(unsigned seed, Array<uint16_t> grad, Array<uint16_t> f, Array<uint16_t> weight, bool half,
-                                     int64_t S, int64_t Nu, const std::vector<int64_t>& taps, const std::vector<int>& geometry) {
+                                     int64_t S, int64_t Nu, const std::vector<int64_t>& taps, const std::vector<int>& geometry,
+                                     int capability, int parts) {
   Host host(seed);
-  ConvGradient p = gradient_of(grad, f, weight.shape(2) / 8, taps, geometry);
+  host.capability = capability;
+  ConvGradient p = gradient_of(grad, f, weight.shape(2) / 8, taps, geometry, parts);
   p.conv.S = S, p.conv.Nu = Nu, p.conv.weight = weight.data();
+  refuse(why_not_feature_gradient(p, capability));
   Array<float> out({S, Nu, int64_t(p.conv.octets), int64_t(p.conv.real), int64_t(8), int64_t(8)});
   feature_gradient_of(host, p, half ? kFloat16 : kBfloat16Type, out.mutable_data());
   return out;
 }
 
-static std::string reason_of(const char* (*why_not)(ConvGradient), int64_t vectors, int64_t octets, int64_t outputs,
-                             const std::vector<int64_t>& taps, const std::vector<int>& geometry) {
+static std::string reason_of(const char* (*why_not)(ConvGradient, int), int64_t vectors, int64_t octets, int64_t outputs,
+                             const std::vector<int64_t>& taps, const std::vector<int>& geometry, int capability) {
   ConvGradient p{};
   p.conv = chain_of(vectors, octets, outputs, taps, geometry);
-  const char* reason = why_not(p);
+  const char* reason = why_not(p, capability);
   return reason ? reason : "";
 }
 
@@ -211,31 +251,30 @@ PYBIND11_MODULE(_emulated, m) {
         py::arg("half"), py::arg("v").noconvert(), py::arg("u").noconvert(), py::arg("params").noconvert(),
         py::arg("group"), py::arg("chart"), py::arg("part"), py::arg("correlation"), py::arg("net"));
   m.def("why_not_gradient", [](const std::string& group, const std::string& text, int64_t columns) {
-    GroupInfo groups[kGroupCount];
-    group_table(groups);
-    FeaturesCall call{};
-    name_group(call, group);
-    const char* reason = why_not_gradient(parse_net(text), groups[call.group].fields + call.orbit, columns);
+    const char* reason = why_not_gradient(parse_net(text), fields_of(group), columns);
     return std::string(reason ? reason : "");
   });
   m.def("conv_chain", &convolution, py::arg("seed"), py::arg("f").noconvert(), py::arg("phi").noconvert(),
-        py::arg("weight").noconvert(), py::arg("half"), py::arg("taps"), py::arg("geometry"));
+        py::arg("weight").noconvert(), py::arg("half"), py::arg("taps"), py::arg("geometry"), py::arg("capability"));
+  m.def("group_last", &samples_last, py::arg("seed"), py::arg("f").noconvert());
   m.def("why_not_chain", [](int64_t vectors, int64_t octets, int64_t outputs, const std::vector<int64_t>& taps,
-                            const std::vector<int>& geometry) {
-    const char* reason = why_not_chain(chain_of(vectors, octets, outputs, taps, geometry));
+                            const std::vector<int>& geometry, int capability) {
+    const char* reason = why_not_chain(chain_of(vectors, octets, outputs, taps, geometry), capability);
     return std::string(reason ? reason : "");
   });
   m.def("conv_head_gradient", &head_gradient, py::arg("seed"), py::arg("grad").noconvert(), py::arg("f").noconvert(),
-        py::arg("phi").noconvert(), py::arg("half"), py::arg("taps"), py::arg("geometry"));
+        py::arg("phi").noconvert(), py::arg("half"), py::arg("taps"), py::arg("geometry"), py::arg("capability"),
+        py::arg("parts"));
   m.def("why_not_head_gradient", [](int64_t vectors, int64_t octets, int64_t outputs, const std::vector<int64_t>& taps,
-                                    const std::vector<int>& geometry) {
-    return reason_of(&why_not_head_gradient, vectors, octets, outputs, taps, geometry);
+                                    const std::vector<int>& geometry, int capability) {
+    return reason_of(&why_not_head_gradient, vectors, octets, outputs, taps, geometry, capability);
   });
   m.def("conv_feature_gradient", &feature_gradient, py::arg("seed"), py::arg("grad").noconvert(), py::arg("f").noconvert(),
-        py::arg("weight").noconvert(), py::arg("half"), py::arg("sets"), py::arg("samples"), py::arg("taps"), py::arg("geometry"));
+        py::arg("weight").noconvert(), py::arg("half"), py::arg("sets"), py::arg("samples"), py::arg("taps"), py::arg("geometry"),
+        py::arg("capability"), py::arg("parts"));
   m.def("why_not_feature_gradient", [](int64_t vectors, int64_t octets, int64_t outputs, const std::vector<int64_t>& taps,
-                                       const std::vector<int>& geometry) {
-    return reason_of(&why_not_feature_gradient, vectors, octets, outputs, taps, geometry);
+                                       const std::vector<int>& geometry, int capability) {
+    return reason_of(&why_not_feature_gradient, vectors, octets, outputs, taps, geometry, capability);
   });
   m.def("why_not_moments", [](const std::string& text) {
     const char* reason = why_not_moments(parse_net(text));
@@ -261,7 +300,7 @@ PYBIND11_MODULE(_emulated, m) {
   // (reversed, sums over warps) of numbers in blocks of 64, by a kernel with a mistake.
   m.def("planted", [](unsigned seed, const std::string& mistake, Array<float> from) {
     static const std::vector<std::string> names{"none",           "missing barrier", "barrier for some",
-                                                "two instructions", "reads unwritten", "past shared memory"};
+                                                "two instructions", "reads unwritten", "past shared memory", "too much shared"};
     Host host(seed);
     Array<float> reversed(from.size()), sums(from.size() / 32);
     run_planted(host, index_of(mistake, names), from.size() / 64, {from.data(), reversed.mutable_data(), sums.mutable_data()});

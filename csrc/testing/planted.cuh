@@ -14,6 +14,7 @@ enum Mistake {
   kTwoInstructions,   // lanes of a warp meet in different instructions
   kReadsUnwritten,    // shared memory that nobody wrote
   kPastSharedMemory,  // one number too far
+  kTooMuchShared,     // more than the smallest supported GPU gives a block
   kNumMistakes
 };
 
@@ -44,8 +45,10 @@ PGCONV_KERNEL(64) planted(const Planted p) {
 inline void run_planted(Machine& machine, int mistake, int64_t blocks, const Planted& p) {
   using Kernel = void (*)(Planted);
   constexpr Kernel kernels[kNumMistakes] = {planted<kNone>,           planted<kMissingBarrier>, planted<kBarrierForSome>,
-                                            planted<kTwoInstructions>, planted<kReadsUnwritten>, planted<kPastSharedMemory>};
-  launch(machine, kernels[mistake], Grid{blocks, 64, 64 * int(sizeof(float))}, p);
+                                            planted<kTwoInstructions>, planted<kReadsUnwritten>, planted<kPastSharedMemory>,
+                                            planted<kTooMuchShared>};
+  int shared = mistake == kTooMuchShared ? kMostSharedBytes + 1 : 64 * int(sizeof(float));
+  launch(machine, kernels[mistake], Grid{blocks, 64, shared}, p);
 }
 
 }  // namespace PGCONV_ISA

@@ -17,9 +17,6 @@ class Backend(Protocol):
     planned: bool
     """Whether the planner picks among the orders when the backend is asked for by name; else the first that can run."""
 
-    rated: bool
-    """Whether the planner knows how fast the orders are; else it takes the first that can run."""
-
     def unavailable(self, device: str) -> str | None:
         """Why nothing of this backend runs on a device type here, or None."""
 

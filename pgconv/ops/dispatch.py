@@ -85,7 +85,8 @@ def resolve(facts: Facts, asked: Plan, direction: str = "forward") -> Plan:
             else:
                 refusals.append(refusal)
         if runnable:
-            return planner.cheapest(facts, runnable if backend.planned else runnable[:1], rates.current(), direction)
+            runnable = runnable if backend.planned else runnable[:1]
+            return planner.cheapest(facts, runnable, rates.current(facts.device), direction)
         reason = reason or "; ".join(refusals) or f"it has no implementation of {facts.op}"
         raise ValueError(
             f"{facts.op}: backend {backend.name!r} cannot run this call: {reason}. Use backend=None for one that can"
@@ -95,7 +96,7 @@ def resolve(facts: Facts, asked: Plan, direction: str = "forward") -> Plan:
         raise ValueError(f"{facts.op}: no backend evaluates the order {asked.order!r} for this call; use plan=None")
     best = runnable[0].backend
     plans = [plan for plan in runnable if plan.backend == best]
-    return planner.cheapest(facts, plans if backends.load(best).rated else plans[:1], rates.current(), direction)
+    return planner.cheapest(facts, plans, rates.current(facts.device), direction)
 
 
 def candidates(facts: Facts) -> list[tuple[Plan, str | None]]:

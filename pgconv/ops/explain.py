@@ -11,7 +11,8 @@ import torch
 from pgconv._shapes import describe
 from pgconv.ops import dispatch
 from pgconv.ops import rates as machine
-from pgconv.ops.plan import DIRECTIONS, Cost, costs
+from pgconv.ops.cost import Cost
+from pgconv.ops.plan import DIRECTIONS, costs
 from pgconv.ops.rates import Rates
 from pgconv.spec import Facts, Plan
 
@@ -100,7 +101,9 @@ def explain(module_or_call: Callable[..., Any], *inputs: Any, **kwargs: Any) -> 
     def record(facts: Facts, asked: Plan, plan: Plan) -> None:
         refused = {str(p): why for p, why in dispatch.candidates(facts) if why is not None}
         backward = dispatch.resolve(facts, asked, "backward")
-        steps.append(Step(facts, plan, backward, costs(facts), costs(facts, "backward"), refused, machine.current()))
+        steps.append(
+            Step(facts, plan, backward, costs(facts), costs(facts, "backward"), refused, machine.current(facts.device))
+        )
 
     with dispatch.recording(record), torch.no_grad():
         module_or_call(*inputs, **kwargs)

@@ -2,15 +2,16 @@
 
 An estimate is ``calls + flops / (rate * peak) + bytes / bandwidth`` with the rates of ``pgconv.ops.rates``: what fraction of the
 multiply-add peak an order reaches, measured on large calls. What a small call wastes (lanes without a pixel, vectors
-without a channel) is counted in the work, not in the rate.
+without a channel) is counted in the work, not in the rate. GPUs have costs of their own in ``gpu_costs``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from pgconv.backends.cpp import few_pixels
+from pgconv.ops import gpu_costs
+from pgconv.ops.cost import Cost
 from pgconv.ops.rates import Rates
 from pgconv.spec import ConvGeometry, Facts, Plan
 
@@ -20,28 +21,6 @@ _BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 
 # Pixels in a panel and lanes of a vector of the widest instruction set in float32; only what is wasted depends on them.
 _PANEL, _LANES = 32, 16
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Work of one order in one direction.
-
-    Attributes:
-        flops: floating point operations of the sum itself; a multiply-add counts two
-        bytes: moved to and from memory
-        wasted: operations on padding, beside ``flops``
-        calls: how many times the fixed cost of starting an order is paid
-    """
-
-    flops: float
-    bytes: float
-    wasted: float = 0.0
-    calls: int = 1
-
-    def seconds(self, plan: Plan, rates: Rates, direction: str = "forward", dtype: str = "float32") -> float:
-        """Estimate on the machine the rates describe."""
-        rate = rates.rate(plan, direction, dtype) * rates.peak
-        return self.calls * rates.start(plan) + (self.flops + self.wasted) / rate + self.bytes / rates.bandwidth
 
 
 def costs(facts: Facts, direction: str = "forward") -> dict[str, Cost]:
@@ -126,7 +105,7 @@ def _group_conv2d(facts: Facts, backward: bool) -> dict[str, Cost]:
     }
     if geometry is not None and min(out) > 0:
         work |= _spectral(n, geometry, size, out, build, signals, values, backward)
-    return work
+    return gpu_costs.group_conv2d(facts, work, backward) if facts.device == "cuda" else work
 
 
 def _spectral(

@@ -40,7 +40,7 @@ _OTHERS = {"materialize": (0.8, 0.7), "direct": (0.5, 0.4)}
 _ELSE = (0.4, 0.3)
 
 # Seconds before the first multiply-add: packing tables, starting threads, building a graph of vendor calls.
-_START = {"spectral": 1e-4, "spectral-aggregate": 1e-4, "materialize": 1e-4}
+_STARTS = {"spectral": 1e-4, "spectral-aggregate": 1e-4, "materialize": 1e-4}
 _START_ELSE = 2e-5
 
 
@@ -53,12 +53,14 @@ class Rates:
         peak: FLOP/s of float32 multiply-adds, all threads together
         bandwidth: bytes/s to and from memory
         table: (forward, backward) fraction of the peak by plan text, or by plan text and dtype
+        starts: seconds that a call costs before the first multiply-add, by order
     """
 
     source: str = "shipped"
     peak: float = 2e11
     bandwidth: float = 1.5e10
     table: Mapping[str, tuple[float, float]] = field(default_factory=lambda: _SHIPPED)
+    starts: Mapping[str, float] = field(default_factory=lambda: _STARTS)
 
     def rate(self, plan: Plan, direction: str, dtype: str = "float32") -> float:
         """Fraction of the float32 peak a plan reaches."""
@@ -74,7 +76,18 @@ class Rates:
 
     def start(self, plan: Plan) -> float:
         """Seconds that every call of a plan costs."""
-        return _START.get(plan.order, _START_ELSE)
+        return self.starts.get(plan.order, _START_ELSE)
+
+
+# Fractions of a matrix peak in 16 bits, on large calls on one GPU of compute capability 9.0. Calls are launched, some of several
+# kernels each.
+_GPU = Rates(
+    source="shipped",
+    peak=8e14,
+    bandwidth=4.2e12,
+    table={"cuda:materialize": (0.88, 0.80), "cuda:aggregate": (0.50, 0.50)},
+    starts={"materialize": 1.6e-4, "aggregate": 5e-5},
+)
 
 
 def _has_pairs() -> bool:
@@ -103,8 +116,10 @@ def _load(path: Path, machine: str) -> Rates:
         return Rates()
 
 
-def current() -> Rates:
+def current(device: str = "cpu") -> Rates:
     """Rates in use: those measured on this machine with this number of threads, else the shipped ones."""
+    if device == "cuda":
+        return _GPU
     path = rates_file()
     return Rates() if path is None else _load(path, machine_name())
 
@@ -116,7 +131,8 @@ def store(rates: Rates, path: Path) -> None:
     except (OSError, ValueError):
         known = {}
     entry = asdict(rates) | {"table": {plan: list(pair) for plan, pair in rates.table.items()}}
-    entry.pop("source")
+    for own in ("source", "starts"):
+        entry.pop(own)
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_suffix(".new")
     scratch.write_text(json.dumps(known | {machine_name(): entry}, indent=1) + "\n", encoding="utf-8")

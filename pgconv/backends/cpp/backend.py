@@ -24,7 +24,6 @@ class CppBackend:
     name = "cpp"
     devices = ("cpu",)
     planned = True
-    rated = True
 
     def unavailable(self, device: str) -> str | None:
         return library.load_error() if device == "cpu" else f"the native CPU library does not run on {device} tensors"

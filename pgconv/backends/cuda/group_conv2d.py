@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -19,7 +20,6 @@ from pgconv.spec import ConvGeometry, Facts
 
 HALVES = ("float16", "bfloat16")
 ORDERS = ("materialize", "aggregate")
-"""The vendor's first: which of the two is faster has not been measured."""
 MOST_OCTETS = 8
 MOST_TAPS = 128
 
@@ -106,12 +106,16 @@ def _walk(geometry: ConvGeometry) -> tuple[int, ...]:
     return *geometry.stride, *geometry.padding
 
 
-@lru_cache(maxsize=1024)
 def _refusal(
     kernel: str, nv: int, hidden: int, outputs: int, taps: tuple[int, ...], walk: tuple[int, ...]
 ) -> str | None:
-    why_not = getattr(ops(), f"cuda_why_not_{kernel}")
-    return why_not(whole_octets(nv), _octets(hidden), outputs, taps, walk) or None
+    capability = ops().cuda_capability(torch.cuda.current_device())
+    return _refusal_on(kernel, whole_octets(nv), _octets(hidden), outputs, taps, walk, capability)
+
+
+@lru_cache(maxsize=1024)
+def _refusal_on(kernel: str, *sizes) -> str | None:
+    return getattr(ops(), f"cuda_why_not_{kernel}")(*sizes) or None
 
 
 def _chain(window: Tensor, phi: Tensor, weight: Tensor, taps: tuple[int, ...], walk: tuple[int, ...]) -> Tensor:
@@ -120,7 +124,8 @@ def _chain(window: Tensor, phi: Tensor, weight: Tensor, taps: tuple[int, ...], w
 
 def _samples_last(x: Tensor) -> Tensor:
     """``[B,C,N,H,W] -> [B,C,H,W,octets of N]``."""
-    return aligned(F.pad(x.permute(0, 1, 3, 4, 2), (0, OCTET * whole_octets(x.shape[2]) - x.shape[2])))
+    last = x.permute(0, 1, 3, 4, 2)
+    return aligned(last) if last.is_contiguous() and x.shape[2] % OCTET == 0 else ops().group_last(x.contiguous())
 
 
 def _head(weight: Tensor) -> Tensor:

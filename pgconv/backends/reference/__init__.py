@@ -31,7 +31,6 @@ class ReferenceBackend:
     name = "reference"
     devices = ("cpu", "cuda")
     planned = False
-    rated = True
 
     def unavailable(self, device: str) -> str | None:
         return None
