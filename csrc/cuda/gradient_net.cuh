@@ -1,5 +1,5 @@
-// What happens to the net of point_gradient.cuh before and after: its matrices as the kernel takes them, and the sum of what its warps
-// have of the parameters' gradients.
+// What happens to the net of point_gradient.cuh before and after: its matrices as the kernel takes them, and the sum of what its
+// warps have of the parameters' gradients.
 #pragma once
 
 #include "half_net.cuh"

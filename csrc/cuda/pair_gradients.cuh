@@ -1,4 +1,5 @@
-// Back from coordinates of pairs to the fields of their elements: a lane has an input of its warp and every other output of a stage.
+// Back from coordinates of pairs to the fields of their elements: a lane has an input of its warp and every other output of a
+// stage.
 #pragma once
 
 #include "pair_rows.cuh"

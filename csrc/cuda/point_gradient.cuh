@@ -2,15 +2,16 @@
 //
 //     dphi[i, j, h] = sum_{image, c} dM[image, i, h, c] f[image, j, c],  then back through net, chart and group law.
 //
-// One pass, nothing of the size of the pairs, no atomics. A warp owns 16 inputs j and walks over the outputs; what belongs to inputs
-// or net is summed where it is, what belongs to outputs is summed over the block's inputs and written. Products have the pairs as
-// rows, so that sums are the next one's left operands. Gradients are rounded to the signal's type there, with float32 sums;
-// matrices are in two parts of it, since every rounding on the way adds to the error. The net is computed again, its first layer
-// with the accuracy of float32, and so are further ones if the activation has a kink, whose slope must not depend on rounding.
+// One pass, nothing of the size of the pairs, no atomics. A warp owns 16 inputs j and walks over the outputs; what belongs to
+// inputs or net is summed where it is, what belongs to outputs is summed over the block's inputs and written. Products have the
+// pairs as rows, so that sums are the next one's left operands. Gradients are rounded to the signal's type there, with float32
+// sums; matrices are in two parts of it, since every rounding on the way adds to the error. The net is computed again, its first
+// layer with the accuracy of float32, and so are further ones if the activation has a kink, whose slope must not depend on
+// rounding.
 //
 // For nets of one or two hidden layers. Per 16 pairs a warp takes 16 H (2 L - 1) + 16 H (L = 1) activations (the last layer's
-// values are not needed), and products of 32 H (16 steps + C + 6 (L - 1) H + 32 + 2 (D + 1)) FLOPs, or 4 (L - 1) H where layers are
-// not split.
+// values are not needed), and products of 32 H (16 steps + C + 6 (L - 1) H + 32 + 2 (D + 1)) FLOPs, or 4 (L - 1) H where layers
+// are not split.
 #pragma once
 
 #include <type_traits>
@@ -42,8 +43,8 @@ struct PointGradient {
   float* u;                // [S][input_blocks][u_fields][Nu]
 };
 
-// Coordinates beside those of pair_rows.cuh, as right operands (pair, number) of the signal's type, in tiles of 8 numbers: d < D are
-// the high parts, D is 1, those from D + 1 on the low parts, 0 in all places behind.
+// Coordinates beside those of pair_rows.cuh, as right operands (pair, number) of the signal's type, in tiles of 8 numbers: d < D
+// are the high parts, D is 1, those from D + 1 on the low parts, 0 in all places behind.
 PGCONV_INLINE int number_tiles(int coord_dim) { return 2 * coord_dim + 1 <= 8 ? 1 : 2 * coord_dim + 1 <= 16 ? 2 : 4; }
 
 // Shared memory of a block, in bytes from its beginning.
