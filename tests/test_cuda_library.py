@@ -113,6 +113,7 @@ def instructions(arch, kernel):
 # Two counters of the outermost loop may in the kernels of features, which are few.
 MOST = {
     "conv_chain": (255, 0),
+    "conv_wide": (255, 0),
     "point_moments": (255, 0),
     "point_gradient": (255, 0),
     "net_forwardIf": (255, 16),
@@ -140,3 +141,11 @@ def test_matrix_products_are_matrix_instructions_on_registers(arch, kernel, vari
         assert {"HMMA", "LDSM", "LDGSTS"} <= set(seen), name
         assert kernel == "conv_chain" or "MUFU" in seen, name
         assert not {"LDL", "STL"} & set(seen), name
+
+
+@pytest.mark.skipif(cuobjdump() is None, reason="needs cuobjdump")
+def test_both_products_of_many_features_are_instructions_of_warpgroups():
+    found = dict(instructions("sm_90a", "conv_wide"))
+    assert len(found) == 8
+    for name, seen in found.items():
+        assert {"HGMMA", "LDSM", "LDGSTS"} <= set(seen) and not {"HMMA", "LDL", "STL"} & set(seen), name
