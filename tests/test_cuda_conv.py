@@ -131,6 +131,37 @@ def test_awkward_shapes(device, shape):
     check(device, *make(torch.float16, **shape))
 
 
+@pytest.mark.parametrize(
+    ("kernel", "stride", "dilation", "support", "shape"),
+    [
+        # One octet of features: two channels at a time, an odd number of them.
+        (5, 1, 1, "disc", {"hidden": 8, "c": 3, "o": 4, "nu": 8, "nv": 8, "size": (6, 7)}),
+        (3, 1, 1, "square", {"hidden": 5, "c": 9, "o": 33, "nu": 1, "size": (8, 8)}),
+        # Two to eight octets; more samples, outputs and features than a block has.
+        (7, 1, 1, "disc", {"hidden": 32, "c": 3, "o": 3, "nu": 9, "nv": 8, "size": (7, 9)}),
+        (7, 1, 1, "disc", {"hidden": 32, "c": 1, "o": 33, "nu": 5, "nv": 8, "size": (8, 4)}),
+        (5, 1, 1, "disc", {"hidden": 16, "c": 5, "o": 65, "nu": 1, "nv": 9, "size": (4, 9)}),
+        (3, 1, 1, "disc", {"hidden": 64, "c": 2, "o": 3, "nu": 8, "nv": 17, "size": (6, 7)}),
+        (1, 1, 1, "disc", {"hidden": 33, "c": 2, "o": 32, "nu": 8, "size": (1, 1), "b": 5}),
+        (3, (2, 1), (1, 3), "square", {"hidden": 33, "c": 2, "nu": 9, "nv": 8, "size": (7, 20)}),
+        # Pixels of several images in a block, and of several blocks.
+        (3, 1, 1, "disc", {"hidden": 16, "b": 5, "size": (3, 8)}),
+        (3, 1, 1, "disc", {"hidden": 16, "b": 3, "size": (10, 10), "nu": 5}),
+        # Strips of wide images, in pieces of 8 pixels and not.
+        (3, 1, 1, "disc", {"hidden": 16, "c": 1, "size": (3, 80)}),
+        (3, 2, 1, "disc", {"hidden": 16, "c": 1, "size": (3, 149)}),
+        # Images that have features of their own are not counted together.
+        (3, 1, 1, "disc", {"hidden": 32, "b": 3, "nu": 8, "size": (5, 8), "per_example": True}),
+    ],
+)
+def test_many_features_or_taps(device, kernel, stride, dilation, support, shape):
+    geometry = ConvGeometry.make("test", kernel, stride, kernel // 2, dilation, support)
+    tensors, geometry = make(torch.float16, geometry=geometry, **shape)
+    if group_conv2d.why_not(FAMILIES["group_conv2d"].facts(*tensors, geometry), "aggregate"):
+        pytest.skip("only blocks of more shared memory hold the features")
+    check(device, tensors, geometry)
+
+
 LARGE = ConvGeometry.make("test", 5, 1, 3, 2, "square")
 """Too large for GPUs of less shared memory."""
 TOO_LARGE = ConvGeometry.make("test", 11, 1, "same", 2, "square")
@@ -232,13 +263,18 @@ def test_nan_that_no_output_reads_reaches_no_gradient(device):
 
 @pytest.mark.parametrize(
     ("capability", "shape"),
-    [(80, {"nv": 8}), (90, {"nv": 8}), (80, {"hidden": 9, "nv": 9, "per_example": True})],
+    [
+        (80, {"nv": 8}),
+        (90, {"nv": 8}),
+        (80, {"hidden": 9, "nv": 9, "per_example": True}),
+        (90, {"hidden": 32, "nv": 8, "c": 5}),
+    ],
 )
 def test_every_schedule_gives_the_same_bits(capability, shape):
     if "emulated" not in MACHINES:
         pytest.skip("no emulator")
     machine = MACHINES["emulated"].with_capability(capability)
-    tensors, geometry = make(torch.bfloat16, c=17, nu=9, size=(5, 6), **shape)
+    tensors, geometry = make(torch.bfloat16, **{"c": 17, "nu": 9, "size": (5, 6)} | shape)
     grad = torch.randn(2, 5, 9, 5, 6, generator=torch.Generator().manual_seed(1)).bfloat16()
     results = []
     for seed in range(3):

@@ -17,6 +17,13 @@ constexpr int kMostOutputs = 128;
 // Rows of 128 bytes begin in the same bank; so the place of their granules is turned by the row's number.
 PGCONV_DEVICE int turned(int row, int granule) { return row * kChainRow + (granule ^ (row & 7)) * 16; }
 
+// Of a block's number, the part that counts `count` things; the others are left.
+PGCONV_DEVICE int split_off(unsigned& number, int count) {
+  const unsigned whole = number / unsigned(count), rest = number - whole * unsigned(count);
+  number = whole;
+  return int(rest);
+}
+
 // Window planes of some channels, one behind the other, and panels of the head's columns for them.
 struct ChainStage {
   int channels, plane;  // plane: granules
@@ -111,16 +118,13 @@ PGCONV_DEVICE void load_chain_stage(const ConvChain& p, const ChainStage& shared
 }
 
 // Bytes of an output's results in shared memory; not a multiple of 128, so that outputs begin in different banks.
-template <int samples, int pixels>
-constexpr int kChainResult = 2 * samples * pixels + 16;
+constexpr int result_size(int samples, int pixels) { return 2 * samples * pixels + 16; }
 
-// Rounded results of a block through shared memory, as [output][sample][pixel], so that they are written in pieces of 8 pixels. A
-// warp's sums are of 16 pixels from own_pixel on, and of samples from own_u on; to(k) is where pixel k of output o0 and sample u0
-// is stored, or null. whole: 8 pixels from a multiple of 8 on lie there one behind the other, on a boundary of 16 bytes.
-template <class E, int samples, int pixels, int N, int U, class To>
-PGCONV_DEVICE void store_results(const ConvChain& p, const float (&sums)[U][N][4], unsigned char* memory, int own_pixel, int own_u,
-                                 int64_t o0, int64_t u0, bool whole, const To& to) {
-  constexpr int size = kChainResult<samples, pixels>;
+// A block's rounded results in shared memory, as [output][sample][pixel], so that they can be written in pieces of 8 pixels. A
+// warp's sums are of 16 pixels from own_pixel on, and of samples from own_u on.
+template <class E, int samples, int pixels, int N, int U>
+PGCONV_DEVICE void gather_results(const float (&sums)[U][N][4], unsigned char* memory, int own_pixel, int own_u) {
+  constexpr int size = result_size(samples, pixels);
   const int g = lane() / 4, t = lane() % 4;
   PGCONV_UNROLL
   for (int u = 0; u < U; ++u)
@@ -133,27 +137,6 @@ PGCONV_DEVICE void store_results(const ConvChain& p, const float (&sums)[U][N][4
         *reinterpret_cast<uint32_t*>(memory + (8 * n + g) * size + ((own_u + u) * pixels + own_pixel + 8 * k + 2 * t) * 2) = word;
       }
   sync_block();
-  // A thread writes the same 8 pixels of some outputs.
-  constexpr int granules = pixels / 8, apart = kChainThreads / (granules * samples);
-  const int granule = thread() % granules, u = thread() / granules % samples;
-  if (u0 + u >= p.Nu) return;
-  const int64_t image = int64_t(p.out_height) * p.out_width;
-  const int first = thread() / (granules * samples);
-  int64_t at = (first * p.Nu + u) * image;
-  uint16_t* place[8] = {to(granule * 8)};
-  if (!whole)
-    PGCONV_UNROLL
-    for (int e = 1; e < 8; ++e) place[e] = to(granule * 8 + e);
-  for (int o = first; o < 8 * N && o0 + o < p.O; o += apart, at += apart * p.Nu * image) {
-    const unsigned char* from = memory + o * size + (u * pixels + granule * 8) * 2;
-    if (whole) {
-      if (place[0]) *reinterpret_cast<FourWords*>(place[0] + at) = *reinterpret_cast<const FourWords*>(from);
-    } else {
-      PGCONV_UNROLL
-      for (int e = 0; e < 8; ++e)
-        if (place[e]) place[e][at] = reinterpret_cast<const uint16_t*>(from)[e];
-    }
-  }
 }
 
 }  // namespace PGCONV_ISA

@@ -68,7 +68,10 @@ const char* why_not_chain(ConvChain p, int capability) {
   if (p.stride_y > 16 || p.stride_x > 16 || p.reach_y > 256 || p.reach_x > 256 || p.vectors > 64)
     return "strides, windows or samples are too large for a block";
   set_tiles(p);
-  bool fits = by_warpgroups(p, capability) || shared_of(p, false) <= kMostSharedBytes;
+  ConvChain one = p;
+  one.B = one.S = one.C = one.Nu = 1;
+  bool fits = by_warpgroups(p, capability) || shared_of(p, false) <= kMostSharedBytes ||
+              (!features_in_registers(p) && wide_takes(one, capability));
   return fits ? nullptr : "window, features and samples do not fit a block's shared memory";
 }
 

@@ -57,11 +57,32 @@ struct ChainShared : ChainStage {
     s.buffers = 2 + warpgroups;
     s.ahead = s.stage + (s.buffers + 1) * s.stage_size <= most ? 2 : 1;
     s.buffers += s.ahead - 1;
-    int loop = s.buffers * s.stage_size, results = outputs * kChainResult<kChainSamples, kChainPixels>;
+    int loop = s.buffers * s.stage_size, results = outputs * result_size(kChainSamples, kChainPixels);
     s.size = s.stage + (loop > results ? loop : results);
     return s;
   }
 };
+
+// Results that lie in shared memory.
+template <int N>
+PGCONV_DEVICE void write_results(const ConvChain& p, const unsigned char* memory, int64_t o0, int64_t u0, int64_t b, int y0, int x0) {
+  // A granule is 8 pixels of a row. A thread writes the same one of every eighth output.
+  constexpr int granules = kChainPixels / 8, size = result_size(kChainSamples, kChainPixels);
+  static_assert(granules * kChainSamples == kWarp, "a warp writes an output");
+  const int granule = thread() % granules, u = thread() / granules % kChainSamples;
+  const bool wide = p.tile_width == 16;
+  const int y = y0 + (wide ? granule / 2 : granule), x = x0 + (wide ? granule % 2 * 8 : 0);
+  if (u0 + u >= p.Nu || y >= p.out_height || x >= p.out_width) return;
+  const int64_t image = int64_t(p.out_height) * p.out_width;
+  uint16_t* to = p.out + ((b * p.O + o0 + warp()) * p.Nu + u0 + u) * image + int64_t(y) * p.out_width + x;
+  for (int o = warp(); o < 8 * N && o0 + o < p.O; o += kChainWarps, to += kChainWarps * p.Nu * image) {
+    const unsigned char* from = memory + o * size + (u * kChainPixels + granule * 8) * 2;
+    if (p.out_width % 8 == 0)
+      *reinterpret_cast<FourWords*>(to) = *reinterpret_cast<const FourWords*>(from);
+    else
+      for (int e = 0; e < 8 && x + e < p.out_width; ++e) to[e] = reinterpret_cast<const uint16_t*>(from)[e];
+  }
+}
 
 // Whether features find room in the registers beside the sums of N tiles of outputs; where not, they are read from shared memory.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
@@ -79,13 +100,8 @@ PGCONV_DEVICE void chain_block(const ConvChain& p) {
 
   // Consecutive blocks share the window: outputs first.
   unsigned at = unsigned(block());
-  auto next_of = [&at](int count) {
-    const unsigned whole = at / unsigned(count), rest = at - whole * unsigned(count);
-    at = whole;
-    return int(rest);
-  };
-  const int64_t o0 = next_of(p.o_blocks) * int64_t(outputs), u0 = next_of(p.u_blocks) * int64_t(kChainSamples);
-  const int x0 = next_of(p.tiles_x) * p.tile_width, y0 = next_of(p.tiles_y) * (kChainPixels / p.tile_width);
+  const int64_t o0 = split_off(at, p.o_blocks) * int64_t(outputs), u0 = split_off(at, p.u_blocks) * int64_t(kChainSamples);
+  const int x0 = split_off(at, p.tiles_x) * p.tile_width, y0 = split_off(at, p.tiles_y) * (kChainPixels / p.tile_width);
   const int64_t b = at, s = p.S > 1 ? b : 0;
   auto* place = reinterpret_cast<ChainPlace*>(memory);
   if (thread() == 0) *place = {b, o0, u0, y0, x0};
@@ -242,12 +258,8 @@ PGCONV_DEVICE void chain_block(const ConvChain& p) {
   }
   sync_block();
   const ChainPlace own = *place;
-  auto to = [&](int pixel) -> uint16_t* {
-    const int y = own.y0 + pixel / p.tile_width, x = own.x0 + pixel % p.tile_width;
-    if (y >= p.out_height || x >= p.out_width) return nullptr;
-    return p.out + (((own.b * p.O + own.o0) * p.Nu + own.u0) * p.out_height + y) * p.out_width + x;
-  };
-  store_results<E, kChainSamples, kChainPixels>(p, sums, stages, warp_row * 16, own_u, own.o0, own.u0, p.out_width % 8 == 0, to);
+  gather_results<E, kChainSamples, kChainPixels>(sums, stages, warp_row * 16, own_u);
+  write_results<N>(p, stages, own.o0, own.u0, own.b, own.y0, own.x0);
 }
 
 // N tiles of 8 outputs; `granules` of one octet of features, whose phi then stays in registers, or 0: any number of both. The second

@@ -25,19 +25,18 @@ void set_strips(ConvWide& p, WideBlock block, int64_t images) {
   p.shared = WideShared::of(p, block.samples, block.outputs);
 }
 
-// Images can be counted together where they share features, and where a block's numbers of pixels and sources stay small.
-bool together(const ConvChain& p) {
-  const int64_t image = p.C * p.height * p.width * p.vectors, pixels = int64_t(p.out_height) * p.out_width;
-  return p.S == 1 && image <= INT32_MAX / (kWidePixels + 1) && p.B * (pixels + kWidePixels * p.out_height) <= INT32_MAX &&
-         p.B * (int64_t(p.out_height) * p.stride_y + p.reach_y) <= INT32_MAX;
+// Images can be counted together where they share features, and where a block's numbers of granules stay small.
+bool together(const ConvWide& p) {
+  return p.S == 1 && p.C * p.height * p.width * p.vectors <= INT32_MAX / (kWidePixels + 1);
 }
 
-// False where a block does not fit.
+// False where a block does not fit, or where pixels are more than can be counted.
 bool arrange(ConvWide& p, WideBlock block) {
   for (int64_t images : {p.B, int64_t(1)}) {
     if (images != 1 && !together(p)) continue;
     set_strips(p, block, images);
-    if (p.shared.size <= kMostSharedBytes90) return true;
+    const int64_t most = INT32_MAX - kWidePixels, rows = images * (p.shared.apart + p.reach_y);
+    if (p.shared.size <= kMostSharedBytes90 && rows <= most && images * p.out_height * p.tile_width <= most) return true;
   }
   return false;
 }

@@ -35,10 +35,9 @@ PGCONV_INLINE int offsets_of(int granules) { return granules + 2 * kPhiGranules;
 
 // What a block keeps of its place where it takes no registers.
 struct WidePlace {
-  int64_t b0, o0, u0;  // images: of the first pixel
+  int64_t b0, o0, u0;  // b0: the image of the first pixel
   int64_t begin;       // of the images counted together
-  int64_t pixel;       // the first
-  int x0;
+  int x0, pixel;       // pixel: the first
 };
 
 // A block's shared memory in bytes from the beginning, behind its place. Made by the host: a kernel's arguments take no registers.
@@ -58,8 +57,10 @@ struct WideShared : ChainStage {
     // Rows of pixels, and images that begin within.
     const int rows = kWidePixels % width == 0 ? kWidePixels / width : (kWidePixels - 2) / width + 2;
     const int begin = p.images > 1 ? (rows - 1 + p.out_height - 1) / p.out_height : 0;
-    const int lines = (rows - 1) * p.stride_y + begin * (s.apart - p.out_height * p.stride_y) + p.reach_y + 1;
-    s.plane = lines * s.pitch * p.vectors;
+    const int64_t lines = (rows - 1) * p.stride_y + begin * (s.apart - p.out_height * p.stride_y) + p.reach_y + 1;
+    // More does not fit, and would leave 32 bits.
+    const int64_t plane = lines * s.pitch * p.vectors;
+    s.plane = int(plane < 1 << 20 ? plane : 1 << 20);
     s.steps = p.granules / 2;
     s.pair_bits = p.octets == 8 ? 2 : p.octets == 4;
     s.tiles = (p.granules + kPhiGranules - 1) / kPhiGranules;
@@ -72,7 +73,7 @@ struct WideShared : ChainStage {
     // A buffer that is read, those on their way (two where they fit), and one that products may still read.
     s.ahead = s.stage + 4 * s.stage_size <= kMostSharedBytes90 ? 2 : 1;
     s.buffers = s.ahead + 2;
-    const int loop = s.buffers * s.stage_size, results = outputs * (2 * samples * kWidePixels + 16);
+    const int loop = s.buffers * s.stage_size, results = outputs * result_size(samples, kWidePixels);
     s.size = s.stage + (loop > results ? loop : results);
     return s;
   }
@@ -84,23 +85,54 @@ struct ConvWide : ConvChain {
 
 // Where a pixel lies, counted along a strip. Pixels beyond the end repeat the last one and are not stored.
 struct WidePixel {
-  int64_t image;   // of those counted together
+  int image;       // of those counted together
   int y, x, line;  // line: row of its window, counted from the first image's
   bool beyond;
 
-  PGCONV_DEVICE WidePixel of(const ConvWide& p, int64_t number) {
-    const int64_t count = int64_t(p.images) * p.out_height * p.tile_width;
+  PGCONV_DEVICE WidePixel of(const ConvWide& p, int number) {
+    const int count = p.images * p.out_height * p.tile_width;
     WidePixel at;
     at.beyond = number >= count;
     if (at.beyond) number = count - 1;
-    const int64_t row = number / p.tile_width;
-    at.image = row / p.out_height;
-    at.y = int(row - at.image * p.out_height);
-    at.x = int(number - row * p.tile_width);
-    at.line = int(at.image * p.shared.apart) + at.y * p.stride_y;
+    const int row = unsigned(number) / unsigned(p.tile_width);
+    at.image = unsigned(row) / unsigned(p.out_height);
+    at.y = row - at.image * p.out_height;
+    at.x = number - row * p.tile_width;
+    at.line = at.image * p.shared.apart + at.y * p.stride_y;
     return at;
   }
 };
+
+// Results that lie in shared memory, in pieces of 8 pixels where these follow each other in the result, on a boundary of 16 bytes.
+template <int U, int N>
+PGCONV_DEVICE void write_results(const ConvWide& p, const WidePlace& own, const unsigned char* memory) {
+  // A thread writes the same pixels and sample of some outputs.
+  constexpr int granules = kWidePixels / 8, apart = kChainThreads / (granules * U), size = result_size(U, kWidePixels);
+  const int granule = thread() % granules, u = thread() / granules % U, first = thread() / (granules * U);
+  if (own.u0 + u >= p.Nu) return;
+  const bool rows = p.tile_width % 8 == 0 && p.out_width % 8 == 0;
+  const bool images = p.tile_width == p.out_width && p.out_height * p.out_width % 8 == 0;
+  auto to = [&](int k) -> uint16_t* {
+    const WidePixel pixel = WidePixel::of(p, own.pixel + granule * 8 + k);
+    const int x = own.x0 + pixel.x;
+    if (pixel.beyond || x >= p.out_width) return nullptr;
+    const int64_t plane = ((own.begin + pixel.image) * p.O + own.o0 + first) * p.Nu + own.u0 + u;
+    return p.out + (plane * p.out_height + pixel.y) * p.out_width + x;
+  };
+  const int64_t step = apart * p.Nu * p.out_height * p.out_width;
+  const int count = int(p.O - own.o0 < 8 * N ? p.O - own.o0 : 8 * N);
+  const unsigned char* from = memory + (u * kWidePixels + granule * 8) * 2;
+  const int pieces = rows || images ? 1 : 8;
+  for (int k = 0; k < pieces; ++k) {
+    uint16_t* place = to(k);
+    if (!place) continue;
+    for (int o = first; o < count; o += apart, place += step)
+      if (pieces == 1)
+        *reinterpret_cast<FourWords*>(place) = *reinterpret_cast<const FourWords*>(from + o * size);
+      else
+        *place = reinterpret_cast<const uint16_t*>(from + o * size)[k];
+  }
+}
 
 template <class E, int U, int N, bool two_channels>
 PGCONV_DEVICE void wide_block(const ConvWide& p) {
@@ -112,18 +144,13 @@ PGCONV_DEVICE void wide_block(const ConvWide& p) {
   unsigned char* memory = shared_memory<unsigned char>();
 
   // Consecutive blocks share the window: outputs first.
-  int64_t at = block();
-  auto next_of = [&at](int count) {
-    const int64_t whole = at / count, rest = at - whole * count;
-    at = whole;
-    return rest;
-  };
+  unsigned at = unsigned(block());
   WidePlace own;
-  own.o0 = next_of(p.o_blocks) * outputs;
-  own.u0 = next_of(p.u_blocks) * U;
-  own.x0 = int(next_of(p.tiles_x)) * p.tile_width;
-  own.pixel = next_of(p.tiles_y) * kWidePixels;
-  own.begin = at * p.images;
+  own.o0 = split_off(at, p.o_blocks) * int64_t(outputs);
+  own.u0 = split_off(at, p.u_blocks) * int64_t(U);
+  own.x0 = split_off(at, p.tiles_x) * p.tile_width;
+  own.pixel = split_off(at, p.tiles_y) * kWidePixels;
+  own.begin = int64_t(at) * p.images;
   const WidePixel first = WidePixel::of(p, own.pixel);
   own.b0 = own.begin + first.image;
   auto* place = reinterpret_cast<WidePlace*>(memory);
@@ -146,13 +173,16 @@ PGCONV_DEVICE void wide_block(const ConvWide& p) {
     sources[k] = inside ? ((image * int(p.C) * p.height + y) * p.width + x) * p.vectors + v : -1;
   }
   // Samples beyond the end repeat the last one and are not stored.
-  for (int k = thread(); k < U * p.octets * p.granules * 8; k += kChainThreads) {
-    const int h = k % 8, place = k / 8, granule = place % p.granules, octets = place / p.granules;
-    const int octet = octets % p.octets, u = octets / p.octets;
+  for (int k = warp(); k < U * p.octets; k += kChainWarps) {
+    const int u = k / p.octets, octet = k - u * p.octets;
     const int64_t sample = (p.S > 1 ? own.b0 : 0) * p.Nu + (own.u0 + u < p.Nu ? own.u0 + u : p.Nu - 1);
-    const int tile = octet / 2 * shared.tiles + granule / kPhiGranules, row = (octet % 2 * U + u) * 8 + h;
-    copy_async<16>(memory + shared.phi + tile * tile_size + turned(row, granule % kPhiGranules),
-                   p.phi + (((sample * p.octets + octet) * p.granules + granule) * 8 + h) * 8, true);
+    const uint16_t* from = p.phi + (sample * p.octets + octet) * p.granules * 64;
+    unsigned char* to = memory + shared.phi + octet / 2 * shared.tiles * tile_size;
+    const int row = (octet % 2 * U + u) * 8;
+    for (int n = lane(); n < p.granules * 8; n += kWarp) {
+      const int h = n % 8, granule = n / 8;
+      copy_async<16>(to + granule / kPhiGranules * tile_size + turned(row + h, granule % kPhiGranules), from + n * 8, true);
+    }
   }
   const WidePixel pixel = WidePixel::of(p, own.pixel + warp() * 16 + lane() % 16);
   const int own_pixel = ((pixel.line - first.line) * shared.pitch + pixel.x * p.stride_x) * 16;
@@ -252,16 +282,8 @@ PGCONV_DEVICE void wide_block(const ConvWide& p) {
   PGCONV_UNROLL
   for (int u = 0; u < U; ++u) hold_sums(sums[u]);
   sync_block();
-  const WidePlace at_end = *place;
-  auto to = [&](int k) -> uint16_t* {
-    const WidePixel pixel = WidePixel::of(p, at_end.pixel + k);
-    if (pixel.beyond || at_end.x0 + pixel.x >= p.out_width) return nullptr;
-    const int64_t plane = ((at_end.begin + pixel.image) * p.O + at_end.o0) * p.Nu + at_end.u0;
-    return p.out + (plane * p.out_height + pixel.y) * p.out_width + at_end.x0 + pixel.x;
-  };
-  const bool rows = p.tile_width % 8 == 0 && p.out_width % 8 == 0;
-  const bool images = p.tile_width == p.out_width && int64_t(p.out_height) * p.out_width % 8 == 0;
-  store_results<E, U, kWidePixels>(p, sums, stages, warp() * 16, 0, at_end.o0, at_end.u0, rows || images, to);
+  gather_results<E, U, kWidePixels>(sums, stages, warp() * 16, 0);
+  write_results<U, N>(p, *place, stages);
 }
 
 // U samples and N tiles of 8 outputs; the first product for two octets of a channel, or for one of each of two channels.
