@@ -109,6 +109,19 @@ def test_gradients(device, monkeypatch, sets, depthwise, native):
     assert torch.equal(some[1], found[1])
 
 
+@pytest.mark.parametrize(("sets", "batch", "channels"), [(1, 5, 30), (1, 2, 100), (2, 2, 100), (2, 2, 97)])
+def test_gradients_of_more_columns_than_the_kernel_takes(device, monkeypatch, sets, batch, channels):
+    tensors, spec = call(device, torch.bfloat16, batch=batch, sets=sets, channels=channels)
+    monkeypatch.setattr(point_conv, "_features_in_pieces", None)
+    monkeypatch.setattr(point_conv, "MOMENTS", 20000)
+    grad = torch.randn(batch, 6, 3, generator=torch.Generator().manual_seed(4)).bfloat16().to(device)
+    found = point_conv.backward([False, True, True, True, False, False], grad, tensors, spec, False)
+    leaves = [x.requires_grad_() for x in wide(tensors)]
+    out = reference(*leaves, Lists(None, None, None), spec, False)
+    for x, y in zip(found[1:4], torch.autograd.grad(out, leaves[1:4], grad.double().cpu())):
+        assert error(x, y) < 2e-2
+
+
 @pytest.mark.parametrize("depthwise", [True, False])
 @pytest.mark.parametrize("sets", [1, 2])
 @pytest.mark.parametrize("scale", [1.0, 3e-30, 1e30], ids=["near 1", "tiny", "huge"])

@@ -5,8 +5,9 @@
 #include <torch/csrc/stable/tensor.h>
 #include <torch/headeronly/util/Exception.h>
 
-#include <sstream>
+#include <stdexcept>
 #include <string>
+#include <type_traits>
 #include <vector>
 
 namespace pgconv {
@@ -14,25 +15,28 @@ namespace pgconv {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
+// Not by streams: where libraries of other compilers are loaded, too, numbers in streams may look for a locale that is not theirs.
+inline void append(std::string& text, const std::string& part) { text += part; }
+inline void append(std::string& text, const char* part) { text += part; }
+template <class T, class = std::enable_if_t<std::is_integral_v<T>>>
+void append(std::string& text, T number) {
+  text += std::to_string(number);
+}
+
 template <class... Args>
 [[noreturn]] void fail(const Args&... args) {
-  std::ostringstream text;
-  (text << ... << args);
-  throw std::runtime_error(text.str());
+  std::string text;
+  (append(text, args), ...);
+  throw std::runtime_error(text);
 }
 
 inline std::string shape_text(const std::vector<int64_t>& dims) {
-  std::ostringstream text;
-  text << "[";
+  std::string text = "[";
   for (size_t k = 0; k < dims.size(); ++k) {
-    if (k) text << ", ";
-    if (dims[k] < 0)
-      text << "any";
-    else
-      text << dims[k];
+    if (k) text += ", ";
+    text += dims[k] < 0 ? std::string("any") : std::to_string(dims[k]);
   }
-  text << "]";
-  return text.str();
+  return text + "]";
 }
 
 // dims: the expected sizes, -1 for any.

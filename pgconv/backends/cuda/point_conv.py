@@ -39,6 +39,8 @@ TERMS = 4096
 """Longest sum in the kernel's accumulators (csrc/cuda/parts.h),"""
 BLOCK_INPUTS, MOST_FIELDS = 128, 20
 """and of the gradients' kernel: inputs of a block, fields of an element (csrc/cuda/point_gradient.cuh, params.h)."""
+COLUMNS = 96, 64, 48, 32, 16, 8
+"""Numbers of columns to try, where the kernel does not take all."""
 MOST_INPUTS = {"float16": 1 << 14}
 """Sums over more inputs, and the factor that makes them means, leave the range of the type."""
 LARGEST_EXPONENT = 14
@@ -122,26 +124,42 @@ def _signal_and_head(needs, grad: Tensor, operands: Operands, spec: FeatureSpec,
 
 
 def _features(needs, grad: Tensor, operands: Operands, spec: FeatureSpec, depthwise: bool):
-    """Of elements and net, from the gradient of the moments ``dM[b,i,h,c] = sum_o W[o,c,h] grad[b,i,o]``."""
+    """Of elements and net, from the gradient of the moments ``dM[b,i,h,c] = sum_o W[o,c,h] grad[b,i,o]``. They are sums over the
+    columns (image, channel) of a set of elements: as many at a time as the kernel takes."""
     f, v, u, params, weight, _ = operands
     padded = _padded(f)
-    columns = padded.shape[2] * (1 if max(v.shape[0], u.shape[0]) > 1 else f.shape[0])
-    if f.dtype == torch.float32 or ops().cuda_why_not_gradient(spec.group, spec.net, columns):
+    batch, channels = f.shape[0], padded.shape[2]
+    shared = max(v.shape[0], u.shape[0]) == 1
+    most = 0 if f.dtype == torch.float32 else _most_columns(spec, channels * (batch if shared else 1))
+    if most == 0:
         return _features_in_pieces(needs, grad, operands, spec, depthwise)
-    head = F.pad(weight, (0, 0, 0, padded.shape[2] - f.shape[2])).transpose(-1, -2)  # [O,H,C], or [H,C]
-    total_v, total_u, total_params = torch.zeros_like(v), torch.empty_like(u), torch.zeros_like(params)
+    images = max(1, most // channels) if shared else max(1, batch)
+    head = F.pad(weight, (0, 0, 0, channels - f.shape[2])).transpose(-1, -2)  # [O,H,C], or [H,C]
+    total_v, total_u, total_params = torch.zeros_like(v), torch.zeros_like(u), torch.zeros_like(params)
+    fixed = v.contiguous(), params.contiguous()
     # Beside the moments, gradients of the outputs' fields from every block of inputs.
-    numbers = f.shape[0] * max(weight.shape[-1] * padded.shape[2], MOST_FIELDS * -(-f.shape[1] // BLOCK_INPUTS))
+    numbers = batch * max(weight.shape[-1] * channels, MOST_FIELDS * -(-f.shape[1] // BLOCK_INPUTS))
     for rows in _rows(numbers, u.shape[1]):
         if depthwise:
-            moments = F.pad(grad[:, rows], (0, padded.shape[2] - f.shape[2]))[:, :, None] * head
+            moments = F.pad(grad[:, rows], (0, channels - f.shape[2]))[:, :, None] * head
         else:
             moments = (grad[:, rows] @ head.flatten(1)).unflatten(2, head.shape[1:])
-        call = aligned(moments), padded, v.contiguous(), u[:, rows].contiguous(), params.contiguous()
-        of_v, total_u[:, rows], of_params = ops().point_gradient(*call, *_text(spec))
-        total_v += of_v
-        total_params += of_params
+        own_u = u[:, rows].contiguous()
+        for b in range(0, max(1, batch), images):
+            for c in range(0, channels, most):
+                part = slice(b, b + images), ..., slice(c, c + most)
+                call = aligned(moments[part]), aligned(padded[part]), fixed[0], own_u, fixed[1]
+                of_v, of_u, of_params = ops().point_gradient(*call, *_text(spec))
+                total_v += of_v
+                total_u[:, rows] += of_u
+                total_params += of_params
     return total_v, total_u, total_params
+
+
+def _most_columns(spec: FeatureSpec, columns: int) -> int:
+    """Of so many columns, the number that the gradients' kernel takes at a time; 0 if it does not take the net."""
+    counts = [columns, *(count for count in COLUMNS if count < columns)]
+    return next((n for n in counts if not ops().cuda_why_not_gradient(spec.group, spec.net, n)), 0)
 
 
 def _features_in_pieces(needs, grad: Tensor, operands: Operands, spec: FeatureSpec, depthwise: bool):
