@@ -1,7 +1,7 @@
 """Work of the image convolution's orders on a GPU, where other things are padded and wasted than on a CPU.
 
-Counts follow the kernels: a block of the chain takes 32 pixels, 8 samples, and 64 or 128 outputs, whole octets of features and a
-power of two of those; windows whose features do not stay in registers are read from shared memory, which halves the speed.
+Counts follow the kernels: blocks of the chain take 32 pixels, 8 samples, whole octets of features and a power of two of those.
+Where features of an octet stay in registers, a block takes 128 outputs; else it takes 64, and each forms the moments again.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from pgconv.ops.cost import Cost
 from pgconv.spec import Facts
 
 _PIXELS, _OCTET = 32, 8
-_HELD = (5, 10)
-"""Granules (taps times octets of samples) of one octet of features that are held in registers."""
-_NOT_HELD = 2.5
-"""How much longer the others take."""
+_HELD, _HELD_OUTPUTS = (5, 10), 128
+"""Granules (taps times octets of samples) of one octet of features that are held in registers, and outputs of a block then,"""
+_OUTPUTS = 64
+"""and else."""
 _GROUPED = 6.0
 """How much longer a convolution takes the vendor in groups."""
 
@@ -33,8 +33,9 @@ def group_conv2d(facts: Facts, table: Mapping[str, Cost], backward: bool) -> dic
         wasted = _chain_flops(n, n["O"], n["C"]) + 2 * _chain_flops(n, n["C"], n["O"]) - chain.flops
     return {
         **table,
-        "materialize": replace(dense, wasted=(grouped - 1) * dense.flops),
-        "aggregate": replace(chain, wasted=wasted, bytes=signals),
+        # Backward both launch several times as many kernels.
+        "materialize": replace(dense, wasted=(grouped - 1) * dense.flops, calls=2 if backward else 1),
+        "aggregate": replace(chain, wasted=wasted, bytes=signals, calls=4 if backward else 1),
     }
 
 
@@ -44,8 +45,10 @@ def _chain_flops(n: Mapping[str, int], inputs: int, outputs: int) -> float:
     octets = 1 << max(0, (n["Hb"] - 1) // _OCTET).bit_length()
     granules = n["T"] * -(-n["Nv"] // _OCTET)
     columns = 2.0 * n["B"] * pixels * _whole(n["Nu"], _OCTET) * _whole(inputs * octets, _OCTET) * _OCTET
-    held = octets == 1 and granules in _HELD
-    return columns * (_OCTET * granules + _whole(outputs, 64)) * (1.0 if held else _NOT_HELD)
+    moments = _OCTET * granules
+    if octets == 1 and granules in _HELD:
+        return columns * (moments + _whole(outputs, _HELD_OUTPUTS))
+    return columns * (moments * -(-outputs // _OUTPUTS) + _whole(outputs, _OUTPUTS // 2))
 
 
 def _whole(count: int, unit: int) -> int:

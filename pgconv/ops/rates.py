@@ -85,7 +85,7 @@ _GPU = Rates(
     source="shipped",
     peak=8e14,
     bandwidth=4.2e12,
-    table={"cuda:materialize": (0.88, 0.80), "cuda:aggregate": (0.50, 0.50)},
+    table={"cuda:materialize": (0.88, 0.80), "cuda:aggregate": (0.56, 0.40)},
     starts={"materialize": 1.6e-4, "aggregate": 5e-5},
 )
 

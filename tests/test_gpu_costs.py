@@ -1,0 +1,39 @@
+"""The planner's choice between the image orders on a GPU, on calls of which it is known by measurement which is faster."""
+
+import pytest
+
+from pgconv.ops import plan, rates
+from pgconv.spec import ConvGeometry, Facts, Plan
+
+PLANS = [Plan("cuda", "materialize"), Plan("cuda", "aggregate")]
+
+
+def facts(batch, inputs, outputs, samples, kernel, features, size, sets=1):
+    geometry = ConvGeometry.make("test", kernel, 1, "same", 1, "disc")
+    sizes = {"B": batch, "C": inputs, "Nv": samples, "H": size, "W": size, "S": sets, "Nu": samples}
+    sizes |= {"T": len(geometry.taps()), "Hb": features, "O": outputs, "Ho": size, "Wo": size}
+    return Facts("group_conv2d", "cuda", ("bfloat16",) * 3, tuple(sizes.items()), None, geometry)
+
+
+@pytest.mark.parametrize(
+    ("call", "forward", "backward"),
+    [
+        (facts(128, 128, 128, 8, 3, 8, 32), "aggregate", "aggregate"),
+        (facts(128, 128, 128, 8, 3, 8, 32, sets=128), "aggregate", "aggregate"),
+        (facts(128, 64, 64, 16, 3, 8, 32), "aggregate", "aggregate"),
+        (facts(64, 64, 64, 8, 5, 16, 28), "aggregate", "aggregate"),
+        (facts(64, 32, 32, 8, 7, 32, 28), "aggregate", "materialize"),
+        (facts(128, 128, 128, 8, 3, 9, 32), "aggregate", "materialize"),
+        (facts(128, 32, 32, 4, 3, 8, 16), "aggregate", "materialize"),
+    ],
+)
+def test_the_faster_order_is_taken(call, forward, backward):
+    for direction, order in zip(plan.DIRECTIONS, (forward, backward)):
+        assert plan.cheapest(call, PLANS, rates.current("cuda"), direction).order == order
+
+
+def test_every_order_has_a_cost_on_a_gpu():
+    call = facts(2, 3, 5, 4, 3, 8, 9)
+    for direction in plan.DIRECTIONS:
+        found = plan.costs(call, direction)
+        assert all(cost.flops > 0 and cost.flops + cost.wasted > 0 and cost.bytes > 0 for cost in found.values())
