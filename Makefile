@@ -65,7 +65,7 @@ test-gpu:
 	  $$($(GPU_PYTHON) -c "import xdist" 2>/dev/null && echo --numprocesses $(GPU_WORKERS)) tests/test_emulator.py tests/test_cuda_features.py \
 	  tests/test_cuda_points.py tests/test_cuda_conv.py tests/test_cuda_backend.py tests/test_gpu_contract.py $(ARGS)
 
-# Both operations, about five minutes in all: code is compiled for some cases only, and rounds end with the time. Results go to
+# Both operations, in bounded time: code is compiled for some cases only, and rounds end with the time. Results go to
 # build/gpu. DEVICE=cpu rehearses without a GPU (with DTYPE=float32 on the native CPU code); ARGS, IMAGE_ARGS and POINT_ARGS
 # overrule what stands here, such as --time-limit, --filter and --compile.
 DEVICE ?= cuda

@@ -117,6 +117,15 @@ PGCONV_DEVICE void load_chain_stage(const ConvChain& p, const ChainStage& shared
   own.left -= shared.channels;
 }
 
+// The next stage is there for the thread itself, of those `ahead` (1 or 2) on their way.
+PGCONV_DEVICE void wait_for_stage(int ahead) {
+  if (ahead == 2)
+    wait_copies<1>();
+  else
+    wait_copies<0>();
+}
+PGCONV_DEVICE int next_buffer(int buffer, int buffers) { return buffer + 1 == buffers ? 0 : buffer + 1; }
+
 // Bytes of an output's results in shared memory; not a multiple of 128, so that outputs begin in different banks.
 constexpr int result_size(int samples, int pixels) { return 2 * samples * pixels + 16; }
 

@@ -198,10 +198,7 @@ PGCONV_DEVICE void chain_block(const ConvChain& p) {
   for (int k = 0; k < shared.ahead; ++k) load_stage(k);
   int buffer = 0, next = shared.ahead;
   for (int64_t c0 = 0; c0 < p.C; c0 += shared.channels) {
-    if (shared.ahead == 2)
-      wait_copies<1>();
-    else
-      wait_copies<0>();
+    wait_for_stage(shared.ahead);
     if constexpr (warpgroups) fence_shared();
     // All have the stage, and none reads the one whose place the next takes.
     sync_block();
@@ -248,8 +245,8 @@ PGCONV_DEVICE void chain_block(const ConvChain& p) {
         }
       }
     }
-    buffer = buffer + 1 == shared.buffers ? 0 : buffer + 1;
-    next = next + 1 == shared.buffers ? 0 : next + 1;
+    buffer = next_buffer(buffer, shared.buffers);
+    next = next_buffer(next, shared.buffers);
   }
   if constexpr (warpgroups) {
     warpgroup_wait<0>();

@@ -190,8 +190,13 @@ static PGCONV_KERNEL(kSumSlices * kWarp) sum_conv_parts(const SumConvParts p) {
   p.to[k] = sum;
 }
 
-inline void launch_sum_of_parts(Machine& machine, const SumConvParts& p) {
-  launch(machine, sum_conv_parts, Grid{(p.count + kWarp - 1) / kWarp, kSumSlices * kWarp, kSumSlices * kWarp * int(sizeof(float))}, p);
+// All parts of a walk, whose sums are added up where there are several.
+static inline void launch_walk(Machine& machine, void (*kernel)(ConvGradient), ConvGradient p, int64_t blocks, SumConvParts sum) {
+  sum.from = p.sums = sum.parts > 1 ? machine.take<float>(sum.parts * sum.count) : sum.to;
+  launch(machine, kernel, Grid{blocks * p.parts, kTileWarps * kWarp, p.tiles.size}, p);
+  if (sum.parts < 2) return;
+  constexpr int threads = kSumSlices * kWarp;
+  launch(machine, sum_conv_parts, Grid{(sum.count + kWarp - 1) / kWarp, threads, threads * int(sizeof(float))}, sum);
 }
 
 }  // namespace PGCONV_ISA

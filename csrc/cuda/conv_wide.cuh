@@ -235,10 +235,7 @@ PGCONV_DEVICE void wide_block(const ConvWide& p) {
   for (int k = 0; k < shared.ahead; ++k) load_stage(k * shared.channels, k);
   int buffer = 0, next = shared.ahead;
   for (int64_t c0 = 0; c0 < p.C; c0 += shared.channels) {
-    if (shared.ahead == 2)
-      wait_copies<1>();
-    else
-      wait_copies<0>();
+    wait_for_stage(shared.ahead);
     fence_shared();
     // All have the stage, and none reads the one whose place the next takes.
     sync_block();
@@ -275,8 +272,8 @@ PGCONV_DEVICE void wide_block(const ConvWide& p) {
         warpgroup_commit();
       }
     }
-    buffer = buffer + 1 == shared.buffers ? 0 : buffer + 1;
-    next = next + 1 == shared.buffers ? 0 : next + 1;
+    buffer = next_buffer(buffer, shared.buffers);
+    next = next_buffer(next, shared.buffers);
   }
   warpgroup_wait<0>();
   PGCONV_UNROLL
