@@ -7,3 +7,10 @@ import torch
 _TYPES = ("cpu", "cuda", "xpu", "mps", "hpu", "mtia")
 AUTOCAST_DEVICES = frozenset(device for device in _TYPES if torch.amp.is_autocast_available(device))
 """Device types with autocast; found out once, since compiled code cannot ask."""
+
+
+def dtype_of(x: torch.Tensor) -> torch.dtype:
+    """In which an operator that autocasts takes a floating point tensor."""
+    device = x.device.type
+    casts = device in AUTOCAST_DEVICES and torch.is_autocast_enabled(device) and x.dtype != torch.float64
+    return torch.get_autocast_dtype(device) if casts else x.dtype

@@ -23,6 +23,7 @@ from benchmarks import (
 )
 from benchmarks.implementations import Implementation, Skipped
 from benchmarks.report import CsvWriter, Report
+from pgconv import ops
 from pgconv.ops.plan import costs
 from pgconv.spec import ConvGeometry
 
@@ -113,9 +114,19 @@ def test_chunks_of_any_size_add_up(monkeypatch):
         assert max(gate.errors(gate.evaluate(_function(expert), case, torch.float64), exact).values()) < 1e-12
 
 
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_bias_goes_either_way(monkeypatch, apart):
+    case = replace(TINY, bias=True)
+    exact = gate.evaluate(_function(BASELINES[0]), case, torch.float64)
+    monkeypatch.setattr(ops, "bias_apart", lambda *_: apart)
+    assert case.facts().size("Hb") == case.hidden + (not apart)
+    found = gate.evaluate(gate.reference(group_conv2d.SUITE), case, torch.float64)
+    assert max(gate.errors(found, exact).values()) < 1e-12
+
+
 @pytest.mark.parametrize("way", BASELINES, ids=[way.name for way in BASELINES])
 def test_baselines_know_stride_and_dilation(way):
-    geometry = ConvGeometry.make("test", 3, (2, 1), (1, 2), (1, 2), "square")
+    geometry = group_conv2d.cases.Walk(**vars(ConvGeometry.make("test", 3, (2, 1), (1, 2), (1, 2), "square")))
     f, phi, weight = (x.double() for x in TINY.operands())
     phi = torch.cat([phi, phi[:, :, :, :4]], 3)
     function = _function(way)

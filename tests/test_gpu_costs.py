@@ -2,7 +2,7 @@
 
 import pytest
 
-from pgconv.ops import plan, rates
+from pgconv.ops import dispatch, plan, rates
 from pgconv.spec import ConvGeometry, Facts, Plan
 
 PLANS = [Plan("cuda", "materialize"), Plan("cuda", "aggregate")]
@@ -37,3 +37,25 @@ def test_every_order_has_a_cost_on_a_gpu():
     for direction in plan.DIRECTIONS:
         found = plan.costs(call, direction)
         assert all(cost.flops > 0 and cost.flops + cost.wasted > 0 and cost.bytes > 0 for cost in found.values())
+
+
+@pytest.mark.parametrize(
+    ("call", "apart"),
+    [
+        (facts(128, 128, 128, 8, 3, 8, 32), True),
+        (facts(64, 64, 64, 8, 5, 16, 32), True),
+        # Within an octet one more feature costs nothing; and what takes less than launching kernels is left as it is.
+        (facts(128, 128, 128, 8, 3, 7, 32), False),
+        (facts(2, 8, 8, 4, 3, 8, 8), False),
+    ],
+)
+def test_a_bias_goes_where_it_takes_less(monkeypatch, call, apart):
+    def resolve(call, asked, direction):
+        return plan.cheapest(call, PLANS, rates.current("cuda"), direction)
+
+    monkeypatch.setattr(dispatch, "resolve", resolve)
+    assert dispatch.bias_apart.__wrapped__(call, Plan()) == apart
+
+
+def test_a_call_that_cannot_run_says_so_itself():
+    assert not dispatch.bias_apart.__wrapped__(facts(2, 3, 5, 4, 3, 8, 9), Plan("cuda", "aggregate"))

@@ -23,14 +23,16 @@ import torch
 import pgconv
 from benchmarks import engine
 from benchmarks.group_conv2d.baselines import BASELINES
-from benchmarks.group_conv2d.cases import CASES, Case
+from benchmarks.group_conv2d.cases import CASES, Case, Walk, with_bias
 from benchmarks.suite import Suite
-from pgconv.spec import ConvGeometry
+from pgconv.functional import _head_bias as head_bias
 
 
-def call(f: torch.Tensor, phi: torch.Tensor, weight: torch.Tensor, geometry: ConvGeometry, plan: str) -> torch.Tensor:
-    """pgconv's operator."""
-    return pgconv.ops.group_conv2d(f, phi, weight, str(geometry), plan)
+def call(f: torch.Tensor, phi: torch.Tensor, weight: torch.Tensor, walk: Walk, plan: str) -> torch.Tensor:
+    """pgconv's operator, and the head's bias as its layers add it."""
+    phi, weight, bias = with_bias(f, phi, weight, walk, plan)
+    out = pgconv.ops.group_conv2d(f, phi, weight, str(walk), plan)
+    return out if bias is None else out + head_bias.term(f, bias, None, "sum", None, walk)
 
 
 SUITE = Suite("group_conv2d", __doc__, Case, CASES, BASELINES, call, "reference:direct", "batch")

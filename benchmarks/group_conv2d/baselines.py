@@ -19,7 +19,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from benchmarks.group_conv2d.cases import Case
+from benchmarks.group_conv2d.cases import Case, Walk
 from benchmarks.suite import Baseline, Inputs
 from pgconv.ops.plan import costs
 from pgconv.spec import ConvGeometry
@@ -192,7 +192,7 @@ def _pixels(case: Case) -> int:
 
 
 def _moment_elements(case: Case) -> int:
-    return _pixels(case) * case.inputs * case.features * case.nu
+    return _pixels(case) * case.inputs * (case.hidden + case.bias) * case.nu
 
 
 def _window_elements(case: Case) -> int:
@@ -209,10 +209,27 @@ def _refuses_channels_last(case: Case) -> str | None:
 
 _DENSE = _flops("materialize", True), _refuses(_kernel_elements)
 
+
+def _with_bias(make: Callable[..., Callable[..., torch.Tensor]]) -> Callable[..., Callable[..., torch.Tensor]]:
+    """The same ways for heads with a bias: it has a feature, constantly 1."""
+
+    def made(*options: Any) -> Callable[..., torch.Tensor]:
+        function = make(*options)
+
+        def call(f: torch.Tensor, phi: torch.Tensor, weight: torch.Tensor, walk: Walk) -> torch.Tensor:
+            if walk.bias:
+                phi = torch.cat([phi, torch.ones_like(phi[..., :1])], -1)
+            return function(f, phi, weight, walk)
+
+        return call
+
+    return made
+
+
 BASELINES: tuple[Baseline, ...] = (
-    Baseline("materialised", lambda: materialised, *_DENSE),
-    Baseline("compiled", Compiled, *_DENSE, compiled=True),
-    Baseline("channels-last", lambda: channels_last, _DENSE[0], _refuses_channels_last, arrange=_arrange),
-    Baseline("factored", lambda: factored, _flops("aggregate", True), _refuses(_moment_elements)),
-    Baseline("disc", lambda: disc, _flops("direct", False), _refuses(_window_elements)),
+    Baseline("materialised", _with_bias(lambda: materialised), *_DENSE),
+    Baseline("compiled", _with_bias(Compiled), *_DENSE, compiled=True),
+    Baseline("channels-last", _with_bias(lambda: channels_last), _DENSE[0], _refuses_channels_last, arrange=_arrange),
+    Baseline("factored", _with_bias(lambda: factored), _flops("aggregate", True), _refuses(_moment_elements)),
+    Baseline("disc", _with_bias(lambda: disc), _flops("direct", False), _refuses(_window_elements)),
 )

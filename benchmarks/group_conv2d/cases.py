@@ -1,7 +1,7 @@
 """What is measured: one row for each convolution, with a name made of its fields and the published layer it stands for.
 
 Layers are those of the method's networks: the 13-layer net (kernel 3, 8 features), the residual net (kernel 7, 32
-features), each with a bias feature that is constantly 1. Published batches are 64 to 128 images; costs are linear in
+features), each with a bias in its head. Published batches are 64 to 128 images; costs are linear in
 the batch, so smaller ones are measured on a CPU.
 """
 
@@ -14,8 +14,17 @@ from typing import ClassVar
 import torch
 
 from benchmarks import suite
+from pgconv import ops
+from pgconv.functional import _head_bias as head_bias
 from pgconv.ops._define import FAMILIES
 from pgconv.spec import ConvGeometry, Facts
+
+
+@dataclass(frozen=True)
+class Walk(ConvGeometry):
+    """How the taps walk, and whether the head's last column is a bias: it belongs to one more feature, constantly 1."""
+
+    bias: bool = False
 
 
 @dataclass(frozen=True)
@@ -35,7 +44,7 @@ class Case(suite.Case):
         hidden: features of the kernel net
         height: rows of the map
         width: columns of the map
-        bias: one more feature that is constantly 1
+        bias: the head has one, in its last column
         padding: ``"same"`` or ``"valid"``
         per_example: samples of their own for every image (S = B)
         dtype: of all operands
@@ -101,20 +110,16 @@ class Case(suite.Case):
         return "-".join(parts)
 
     @property
-    def features(self) -> int:
-        return self.hidden + self.bias
-
-    @property
     def sets(self) -> int:
         """S: kernels per call."""
         return self.batch if self.per_example else 1
 
     @property
-    def geometry(self) -> ConvGeometry:
-        return ConvGeometry.make("benchmark", self.kernel, 1, self.padding, 1, "disc")
+    def geometry(self) -> Walk:
+        return Walk(**vars(ConvGeometry.make("benchmark", self.kernel, 1, self.padding, 1, "disc")), bias=self.bias)
 
     @property
-    def static(self) -> ConvGeometry:
+    def static(self) -> Walk:
         return self.geometry
 
     @property
@@ -133,23 +138,22 @@ class Case(suite.Case):
         taps = len(self.geometry.taps())
         return (
             (self.batch, self.inputs, self.nv, self.height, self.width),
-            (self.sets, self.nu, self.nv, taps, self.features),
-            (self.outputs, self.inputs, self.features),
+            (self.sets, self.nu, self.nv, taps, self.hidden),
+            (self.outputs, self.inputs, self.hidden + self.bias),
         )
 
     def facts(self) -> Facts:
         # Never written, so nothing of it takes memory.
-        operands = (torch.empty(shape, dtype=self.torch_dtype, device=self.device) for shape in self.shapes)
-        return FAMILIES["group_conv2d"].facts(*operands, self.geometry)
+        operands = [torch.empty(shape, dtype=self.torch_dtype, device=self.device) for shape in self.shapes]
+        # What is planned is the operator's call.
+        features, head, _ = with_bias(*operands, self.static, "auto:auto")
+        return FAMILIES["group_conv2d"].facts(operands[0], features, head, self.geometry)
 
     def operands(self) -> list[torch.Tensor]:
         """f, phi and weight; a result has a variance near 1."""
         f, phi, weight = self._random(0, *self.shapes)
-        phi = phi.sin()
-        if self.bias:
-            phi[..., -1] = 1
-        weight /= math.sqrt(self.inputs * self.nv * phi.shape[3] * self.features / 2)
-        return [x.to(self.torch_dtype) for x in (f, phi, weight)]
+        weight /= math.sqrt(self.inputs * self.nv * phi.shape[3] * weight.shape[2] / 2)
+        return [x.to(self.torch_dtype) for x in (f, phi.sin(), weight)]
 
     def cotangent(self) -> torch.Tensor:
         size = self.geometry.out_size(self.height, self.width)
@@ -175,6 +179,18 @@ class Case(suite.Case):
     @property
     def _least(self) -> int:
         return 2 if self.per_example else 1
+
+
+def with_bias(
+    f: torch.Tensor, phi: torch.Tensor, weight: torch.Tensor, walk: Walk, plan: str
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+    """Features and head as pgconv's layers give them to the operator, and the bias where it goes a way of its own."""
+    if not walk.bias:
+        return phi, weight, None
+    own, bias = weight[..., :-1], weight[..., -1]
+    if ops.bias_apart(f, phi, own, walk, plan):
+        return phi, own, bias
+    return *head_bias.as_feature(phi, own, bias), None
 
 
 _GCNN13 = Case(

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pgconv import groups, ops
 from pgconv._shapes import check_choice, check_floating, check_shape, require_tensor
+from pgconv.functional import _head_bias as head_bias
 from pgconv.functional._kernel import (
     KernelArgs,
     check_devices,
@@ -16,6 +17,7 @@ from pgconv.functional._kernel import (
     check_reduction,
     safe_reciprocal,
 )
+from pgconv.functional._taps import at_taps, places, scaled
 from pgconv.groups import Group
 from pgconv.ops import dispatch
 from pgconv.spec import ORDERS, ConvGeometry
@@ -98,7 +100,7 @@ def group_conv2d(
         op, net, f=f, v=v, u=u, weight=weight, weight_bias=weight_bias, sample_weight=sample_weight, out_gate=out_gate
     )
     # v^-1 u with u at pixel 0 and v at pixel t; every tap becomes one more input element.
-    phi = kernel.features(_at_taps(v, geometry), _scaled(u, geometry))
+    phi = kernel.features(at_taps(v, geometry), scaled(u, geometry))
     phi = phi.reshape(*phi.shape[:2], v.shape[1], len(geometry.taps()), phi.shape[-1])
     return _convolve(op, kernel, f, phi, weight, weight_bias, sample_weight, out_gate, reduction, geometry, plan)
 
@@ -205,7 +207,7 @@ def depthwise_lifting_conv2d(
         taps = taps + weight_bias[:, None, None]
     k = geometry.kernel_size
     window = taps.new_zeros(*taps.shape[:-1], k * k)
-    window = window.index_copy(-1, _places(geometry, f.device), taps)
+    window = window.index_copy(-1, places(geometry, f.device), taps)
     batch, channels, nu = f.shape[:3]
     sets = phi.shape[0] if phi.shape[0] == batch and batch > 1 else 1
     out = F.conv2d(
@@ -297,9 +299,10 @@ def _convolve(
         check_choice(op, "plan", plan, ORDERS)
     _check_fits(op, f, geometry)
     phi = _at_least_one_set(phi.to(torch.promote_types(weight.dtype, torch.float32)))
-    if bias is not None:
-        phi = torch.cat([phi, torch.ones_like(phi[..., :1])], -1)
-        weight = torch.cat([weight, bias[..., None]], -1)
+    request = dispatch.request("group_conv2d", kernel.backend, plan)
+    apart = bias is not None and ops.bias_apart(f, phi, weight, geometry, request)
+    if bias is not None and not apart:
+        phi, weight = head_bias.as_feature(phi, weight, bias)
     gate: Tensor | None = None
     if out_gate is not None:
         check_shape(op, "out_gate", out_gate, "S Nu", {"S": (1, batch), "Nu": phi.shape[1]})
@@ -312,6 +315,7 @@ def _convolve(
             share = share * safe_reciprocal(share.sum(-1, keepdim=True))
     elif reduction == "mean":
         phi = phi / nv
+    signal = f
     # Per-example weights with shared features go to the signal and the output: that keeps one kernel for the batch.
     if share is not None:
         if share.shape[0] <= phi.shape[0]:
@@ -324,9 +328,10 @@ def _convolve(
             phi = phi * gate[:, :, None, None, None]
         else:
             late_gate = gate[:, None, :, None, None].to(f.dtype)
-    request = dispatch.request("group_conv2d", kernel.backend, plan)
     out = ops.group_conv2d(f, phi.to(weight.dtype), weight, str(geometry), request)
-    return out if late_gate is None else out * late_gate.to(out.dtype)
+    if late_gate is not None:
+        out = out * late_gate.to(out.dtype)
+    return out + head_bias.term(signal, bias, share, reduction, gate, geometry) if apart else out
 
 
 def _at_least_one_set(x: Tensor) -> Tensor:
@@ -353,39 +358,7 @@ def _check_fits(op: str, f: Tensor, geometry: ConvGeometry) -> None:
         )
 
 
-def _radius(geometry: ConvGeometry) -> int:
-    # A 1 x 1 kernel has no extent: its only offset is 0 whatever it is divided by.
-    return max(geometry.radius, 1)
-
-
-def _scaled(elements: Tensor, geometry: ConvGeometry) -> Tensor:
-    """Elements with their translation in units of the kernel radius."""
-    return torch.cat([elements[..., :2] / _radius(geometry), elements[..., 2:]], -1)
-
-
-def _places(geometry: ConvGeometry, device: torch.device) -> Tensor:
-    """Of all taps in the row-major window ``[T]``. Counted on the device: for numbers brought to it the host would wait, and no
-    CUDA graph could hold them."""
-    k, r = geometry.kernel_size, geometry.radius
-    rows: dict[int, list[int]] = {}
-    for row, col in geometry.taps():
-        rows.setdefault(row, []).append((row + r) * k + col + r)
-    # The support has no gaps in a row.
-    return torch.cat([torch.arange(places[0], places[-1] + 1, device=device) for places in rows.values()])
-
-
-def _at_taps(elements: Tensor, geometry: ConvGeometry) -> Tensor:
-    """``[S, N * T, e]``: every element moved to every tap, x = dcol, y = -drow in units of the kernel radius."""
-    places, k, r = _places(geometry, elements.device), geometry.kernel_size, geometry.radius
-    row = torch.div(places, k, rounding_mode="floor") - r
-    taps = torch.stack([places % k - r, -row], -1).to(elements.dtype)
-    s, n, e = elements.shape
-    place = (elements[:, :, None, :2] + taps) / _radius(geometry)
-    rest = elements[:, :, None, 2:].expand(s, n, taps.shape[0], e - 2)
-    return torch.cat([place, rest], -1).reshape(s, n * taps.shape[0], e)
-
-
 def _lifting_features(kernel: KernelArgs, u: Tensor, geometry: ConvGeometry) -> Tensor:
     """``phi [S, Nu, 1, T, H]`` at ``h_u^-1 t``: relative to plain translations by the taps."""
     origin = kernel.group.identity(dtype=u.dtype, device=u.device).reshape(1, 1, -1)
-    return kernel.features(_at_taps(origin, geometry), _scaled(u, geometry)).unsqueeze(2)
+    return kernel.features(at_taps(origin, geometry), scaled(u, geometry)).unsqueeze(2)

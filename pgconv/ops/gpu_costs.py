@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
+import torch
+
 from pgconv.ops.cost import Cost
 from pgconv.spec import Facts
 
@@ -37,6 +39,23 @@ def group_conv2d(facts: Facts, table: Mapping[str, Cost], backward: bool) -> dic
         "materialize": replace(dense, wasted=(grouped - 1) * dense.flops, calls=2 if backward else 1),
         "aggregate": replace(chain, wasted=wasted, bytes=signals, calls=4 if backward else 1),
     }
+
+
+def one_more_is_dear(features: int, dtype: torch.dtype) -> bool:
+    """Whether one feature more costs the chain an octet."""
+    return dtype in (torch.float16, torch.bfloat16) and features % _OCTET == 0
+
+
+def bias(facts: Facts, backward: bool) -> Cost:
+    """Of the head's bias as a convolution of its own, see ``functional._head_bias``."""
+    n = dict(facts.sizes)
+    taps = facts.geometry.kernel_size**2 if facts.geometry else n["T"]
+    flops = 2.0 * n["B"] * n["C"] * n["O"] * taps * n["Ho"] * n["Wo"]
+    signal = 2.0 * n["B"] * n["C"] * n["Nv"] * n["H"] * n["W"]
+    result = 2.0 * n["B"] * n["O"] * n["Nu"] * n["Ho"] * n["Wo"]
+    # What is added to has been written already: it is read and written again.
+    moved = result + 3 * signal if backward else signal + 2 * result
+    return Cost((2 if backward else 1) * flops, moved, calls=2)
 
 
 def _chain_flops(n: Mapping[str, int], inputs: int, outputs: int) -> float:

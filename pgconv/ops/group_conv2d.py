@@ -5,11 +5,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
+from pgconv._autocast import dtype_of
 from pgconv.backends.reference.group_conv2d import group_conv2d as reference
+from pgconv.ops import dispatch, gpu_costs
 from pgconv.ops._define import Family, define_op
-from pgconv.spec import ConvGeometry, Facts
+from pgconv.spec import ConvGeometry, Facts, Plan
 
 
 def _facts(f: torch.Tensor, phi: torch.Tensor, weight: torch.Tensor, geometry: ConvGeometry) -> Facts:
@@ -41,3 +45,15 @@ group_conv2d = define_op(
     )
 )
 """``(f [B,C,Nv,H,W], phi [S,Nu,Nv,T,H], weight [O,C,H], geometry, plan) -> [B,O,Nu,Ho,Wo]``."""
+
+
+def bias_apart(f: torch.Tensor, phi: torch.Tensor, weight: torch.Tensor, geometry: ConvGeometry, plan: str) -> bool:
+    """Whether the head's bias takes less as a convolution of its own than as one more feature of ``phi``, constantly 1."""
+    dtype, features = dtype_of(f), phi.shape[-1]
+    if f.device.type != "cuda" or not gpu_costs.one_more_is_dear(features, dtype):
+        return False
+    if torch.compiler.is_compiling():
+        # Sizes may be symbols. Where maps are so small that it is not true, little is lost.
+        return True
+    facts = replace(_facts(f, phi, weight, geometry), dtypes=(str(dtype).removeprefix("torch."),) * 3)
+    return dispatch.bias_apart(facts, Plan.parse(plan))

@@ -36,6 +36,17 @@ def cheapest(facts: Facts, plans: Sequence[Plan], rates: Rates, direction: str =
     return min(plans, key=lambda plan: table[plan.order].seconds(plan, rates, direction, facts.dtypes[0]))
 
 
+def seconds(facts: Facts, plan: Plan, rates: Rates, direction: str) -> float:
+    """Estimate of a plan."""
+    return costs(facts, direction)[plan.order].seconds(plan, rates, direction, facts.dtypes[0])
+
+
+def bias_seconds(facts: Facts, rates: Rates, direction: str) -> float:
+    """Estimate of the head's bias as a convolution of its own, beside a call without it on a GPU."""
+    cost = gpu_costs.bias(facts, direction == "backward")
+    return cost.seconds(Plan("cuda", "aggregate"), rates, direction, facts.dtypes[0])
+
+
 def _padded(n: int, unit: int) -> int:
     return -(-n // unit) * unit
 
