@@ -111,7 +111,8 @@ def ours(suite: Suite, plan: str, case: Case) -> Implementation | Skipped:
 
     text = str(taken) if taken == back else f"{taken}+{back.order}"
     forward, backward = (costs(facts, d)[p.order].flops for d, p in zip(DIRECTIONS, (taken, back)))
-    return Implementation(OURS, text, lambda *call: suite.call(*call, request), forward, backward, refuses)
+    function, arrange = lambda *call: suite.call(*call, request), suite.arrange(taken)
+    return Implementation(OURS, text, function, forward, backward, refuses, arrange=arrange)
 
 
 def select(suite: Suite, case: Case, plans: str, baselines: str, compiling: str = "") -> list[Implementation | Skipped]:

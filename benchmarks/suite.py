@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 import torch
 
-from pgconv.spec import Facts
+from pgconv.spec import Facts, Plan
 
 Function = Callable[..., torch.Tensor]
 
@@ -160,6 +160,7 @@ class Suite:
         call: pgconv's way, ``call(*operands, static, plan)``
         reference: plan of the definition, which the gate runs in float64
         unit: what ``Case.checked`` counts
+        arrange: operands and cotangent in the layout in which a network made for a plan of pgconv's has them; not timed
     """
 
     name: str
@@ -170,6 +171,7 @@ class Suite:
     call: Function
     reference: str
     unit: str
+    arrange: Callable[[Plan], Callable[[Sequence[torch.Tensor], torch.Tensor], Inputs]] = lambda plan: as_they_are
 
 
 def get(name: str) -> Suite:

@@ -8,6 +8,7 @@ relative group offsets ``v^-1 u``; groups (``pgconv.groups``), kernel nets (``pg
 from importlib.metadata import PackageNotFoundError, version
 
 from pgconv import backends, diagnostics, functional, groups, kernel_nets, neighbors, nn, ops, sampling
+from pgconv._layout import group_last
 from pgconv.config import show_config
 from pgconv.diagnostics import self_check
 from pgconv.ops.calibrate import calibrate
@@ -27,6 +28,7 @@ __all__ = [
     "diagnostics",
     "explain",
     "functional",
+    "group_last",
     "groups",
     "kernel_nets",
     "neighbors",

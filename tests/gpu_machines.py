@@ -57,15 +57,15 @@ class Emulated:
         bits = [x.contiguous().view(torch.int16).numpy().view(np.uint16) for x in (grad, f)]
         return self._call("point_gradient", *bits, f.dtype == torch.float16, v, u, params, *self._text(spec))
 
-    def _conv(self, name, *tensors, taps, geometry, sizes=(), more=()):
+    def _conv(self, name, *tensors, taps, geometry, sizes=(), before=(), more=()):
         bits = [x.contiguous().view(torch.int16).numpy().view(np.uint16) for x in tensors]
         half = tensors[0].dtype == torch.float16
         return getattr(self.module, name)(
-            self.seed, *bits, half, *sizes, list(taps), list(geometry), self.capability, *more
+            self.seed, *bits, half, *sizes, list(taps), list(geometry), *before, self.capability, *more
         )
 
-    def conv_chain(self, f, phi, weight, taps, geometry):
-        found = self._conv("conv_chain", f, phi, weight, taps=taps, geometry=geometry)
+    def conv_chain(self, f, phi, weight, taps, geometry, samples_last):
+        found = self._conv("conv_chain", f, phi, weight, taps=taps, geometry=geometry, before=(samples_last,))
         return torch.from_numpy(found.view(np.int16)).view(f.dtype)
 
     def group_last(self, f):

@@ -11,6 +11,8 @@ from benchmark_suites import IMAGES, POINTS, QUICK, SUITES, TINY, Case, command,
 from benchmarks import __main__ as benchmarks
 from benchmarks import engine, gate, group_conv2d, implementations, machine, record
 from benchmarks.implementations import Implementation, Skipped
+from pgconv._layout import is_group_last
+from pgconv.spec import Plan
 
 BASELINES = group_conv2d.SUITE.baselines
 
@@ -174,3 +176,11 @@ def test_whatever_a_compiler_raises_the_others_are_measured(quick_main, capsys):
     assert quick_main("--filter", TINY.name, suite=with_wrong_baseline(SUITES[0], broken)) == 1
     captured = capsys.readouterr()
     assert "raised OSError: no assembler" in captured.err and "pgconv" in captured.out
+
+
+def test_our_kernels_are_given_maps_with_samples_last():
+    (f, *_), cotangent = group_conv2d.SUITE.arrange(Plan("cuda", "aggregate"))(TINY.operands(), TINY.cotangent())
+    assert torch.equal(f, TINY.operands()[0]) and torch.equal(cotangent, TINY.cotangent())
+    assert is_group_last(f) and is_group_last(cotangent)
+    (f, *_), _ = group_conv2d.SUITE.arrange(Plan("cuda", "materialize"))(TINY.operands(), TINY.cotangent())
+    assert f.is_contiguous()

@@ -8,6 +8,7 @@ import pytest
 import torch
 from gpu_machines import machines
 
+from pgconv._layout import group_last, is_group_last
 from pgconv.backends.cuda import group_conv2d
 from pgconv.backends.reference.group_conv2d import group_conv2d as reference
 from pgconv.ops._define import FAMILIES
@@ -100,6 +101,38 @@ def test_samples_last(device, samples, size):
     # At an address that rows cannot be read from in one piece, too.
     for on in (f.to(device), torch.nn.functional.pad(f.flatten().to(device), (1, 0))[1:].view(f.shape)):
         assert torch.equal(group_conv2d.ops().group_last(on).cpu(), want)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "shape"),
+    [
+        # The chain: features in registers, and not; tails of samples, outputs and pixels; narrow images.
+        (3, 1, {"c": 9, "nv": 8, "nu": 8}),
+        (3, 1, {"b": 1, "c": 3, "o": 129, "nv": 8, "nu": 16, "size": (5, 19)}),
+        (3, 1, {"o": 66, "nv": 16, "nu": 9, "size": (3, 5)}),
+        (3, 2, {"nu": 3, "nv": 5, "size": (8, 9)}),
+        # Many features or taps: blocks of 8 samples and of 4.
+        (5, 1, {"hidden": 16, "o": 31, "nu": 8, "nv": 8, "size": (6, 70), "b": 1}),
+        (5, 1, {"hidden": 9, "o": 65, "nu": 12, "size": (6, 7), "c": 2}),
+        (5, 2, {"hidden": 9, "o": 9, "nu": 7, "size": (6, 7), "c": 2}),
+    ],
+    ids=str,
+)
+def test_results_lie_as_the_signal(device, kernel, stride, shape):
+    (f, phi, weight), geometry = make(
+        torch.float16, **shape, geometry=ConvGeometry.make("test", kernel, stride, "same", 1, "disc")
+    )
+    f, phi, weight = (x.to(device) for x in (f, phi, weight))
+    want = group_conv2d.forward("aggregate", f, phi, weight, geometry)
+    grad = torch.randn(want.shape, generator=torch.Generator().manual_seed(1)).to(want)
+    (of_f,) = group_conv2d.backward("aggregate", grad, f, phi, weight, geometry, (True, False, False))[:1]
+    found = group_conv2d.forward("aggregate", group_last(f), phi, weight, geometry)
+    assert want.is_contiguous() and is_group_last(found) and torch.equal(found, want)
+    last = group_conv2d.backward(
+        "aggregate", group_last(grad), group_last(f), phi, weight, geometry, (True, False, False)
+    )[0]
+    # The vendor's gradient, at other strides than 1, lies as it likes.
+    assert torch.equal(last, of_f) and (stride > 1 or is_group_last(last))
 
 
 @HALVES

@@ -8,14 +8,16 @@ of its own; on a GPU by its allocator's count.
 
 On a GPU (--device cuda) cases have the batch of the published networks. cuDNN tries its algorithms on the first call of every shape
 (torch.backends.cudnn.benchmark), which is not timed. "channels-last" is the materialised way in a network that keeps its maps in
-that layout: signal and gradient come in it, the kernel is built in it inside the timed call. float32 is what PyTorch makes of it by
-default: convolutions may cut operands to TF32, matrix products may not; the column gpu says so, and the gate's bound is TF32's.
+that layout: signal and gradient come in it, the kernel is built in it inside the timed call. Likewise maps lie with their samples
+last (pgconv.group_last) for pgconv's own kernels. float32 is what PyTorch makes of it by default: convolutions may cut operands to
+TF32, matrix products may not; the column gpu says so, and the gate's bound is TF32's.
 
 THP_MEM_ALLOC_ENABLE=1 in the environment backs large tensors with huge pages, for all implementations alike.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -24,8 +26,9 @@ import pgconv
 from benchmarks import engine
 from benchmarks.group_conv2d.baselines import BASELINES
 from benchmarks.group_conv2d.cases import CASES, Case, Walk, with_bias
-from benchmarks.suite import Suite
+from benchmarks.suite import Inputs, Suite, as_they_are
 from pgconv.functional import _head_bias as head_bias
+from pgconv.spec import Plan
 
 
 def call(f: torch.Tensor, phi: torch.Tensor, weight: torch.Tensor, walk: Walk, plan: str) -> torch.Tensor:
@@ -35,6 +38,16 @@ def call(f: torch.Tensor, phi: torch.Tensor, weight: torch.Tensor, walk: Walk, p
     return out if bias is None else out + head_bias.term(f, bias, None, "sum", None, walk)
 
 
-SUITE = Suite("group_conv2d", __doc__, Case, CASES, BASELINES, call, "reference:direct", "batch")
+def arrange(plan: Plan) -> Callable[[Sequence[torch.Tensor], torch.Tensor], Inputs]:
+    """Maps lie with their samples last for our own kernels on a GPU."""
+
+    def samples_last(operands: Sequence[torch.Tensor], cotangent: torch.Tensor) -> Inputs:
+        f, *factors = operands
+        return [pgconv.group_last(f), *factors], pgconv.group_last(cotangent)
+
+    return samples_last if plan == Plan("cuda", "aggregate") else as_they_are
+
+
+SUITE = Suite("group_conv2d", __doc__, Case, CASES, BASELINES, call, "reference:direct", "batch", arrange)
 
 main = partial(engine.main, SUITE)

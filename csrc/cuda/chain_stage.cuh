@@ -148,5 +148,49 @@ PGCONV_DEVICE void gather_results(const float (&sums)[U][N][4], unsigned char* m
   sync_block();
 }
 
+// The same as [output][pixel][sample]: the samples of a pixel are a granule. A warp's lanes write words of granules 16 bytes and of
+// outputs whole rows apart; so that they lie in different banks, words change places within a granule, by the output's number.
+template <int samples>
+PGCONV_DEVICE int exchanged(int output, int word) {
+  return word ^ (output / 2 & (samples / 2 - 1));
+}
+template <class E, int samples, int pixels, int N, int U>
+PGCONV_DEVICE void gather_results_last(const float (&sums)[U][N][4], unsigned char* memory, int own_pixel, int own_u) {
+  const int g = lane() / 4, t = lane() % 4;
+  PGCONV_UNROLL
+  for (int u = 0; u < U; u += 2)
+    PGCONV_UNROLL
+    for (int n = 0; n < N; ++n)
+      PGCONV_UNROLL
+      for (int k = 0; k < 4; ++k) {
+        const int o = 8 * n + 2 * t + k % 2, pixel = own_pixel + g + k / 2 * 8;
+        auto* granule = reinterpret_cast<uint32_t*>(memory + (o * pixels + pixel) * samples * 2);
+        granule[exchanged<samples>(o, (own_u + u) / 2)] = E::pack(sums[u][n][k], sums[u + 1][n][k]);
+      }
+  sync_block();
+}
+
+// A granule of an output to where it belongs, in one piece where `whole`; else only its first `left` samples, which are all there are.
+template <int samples>
+PGCONV_DEVICE void write_granule(const unsigned char* from, int output, uint16_t* to, bool whole, int64_t left) {
+  constexpr int count = samples / 2;
+  struct alignas(4 * count) Granule {
+    uint32_t word[count];
+  };
+  Granule granule = *reinterpret_cast<const Granule*>(from), own;
+  PGCONV_UNROLL
+  for (int bit = 1; bit < count; bit *= 2) {
+    PGCONV_UNROLL
+    for (int k = 0; k < count; ++k) own.word[k] = exchanged<samples>(output, 0) & bit ? granule.word[k ^ bit] : granule.word[k];
+    granule = own;
+  }
+  if (whole)
+    *reinterpret_cast<Granule*>(to) = granule;
+  else
+    PGCONV_UNROLL
+    for (int k = 0; k < samples; ++k)
+      if (k < left) to[k] = uint16_t(granule.word[k / 2] >> 16 * (k % 2));
+}
+
 }  // namespace PGCONV_ISA
 }  // namespace pgconv

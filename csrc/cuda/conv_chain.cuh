@@ -84,6 +84,18 @@ PGCONV_DEVICE void write_results(const ConvChain& p, const unsigned char* memory
   }
 }
 
+// The same where results have their samples last. A warp writes an output.
+template <int N>
+PGCONV_DEVICE void write_results_last(const ConvChain& p, const unsigned char* memory, int64_t o0, int64_t u0, int64_t b, int y0, int x0) {
+  static_assert(kChainPixels == kWarp, "a lane has a pixel");
+  const int y = y0 + lane() / p.tile_width, x = x0 + lane() % p.tile_width;
+  if (y >= p.out_height || x >= p.out_width) return;
+  const int64_t image = int64_t(p.out_height) * p.out_width;
+  uint16_t* to = p.out + (((b * p.O + o0 + warp()) * image + int64_t(y) * p.out_width + x) * p.Nu + u0);
+  for (int o = warp(); o < 8 * N && o0 + o < p.O; o += kChainWarps, to += kChainWarps * image * p.Nu)
+    write_granule<kChainSamples>(memory + (o * kChainPixels + lane()) * kChainSamples * 2, o, to, p.Nu % kChainSamples == 0, p.Nu - u0);
+}
+
 // Whether features find room in the registers beside the sums of N tiles of outputs; where not, they are read from shared memory.
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 1000
 constexpr bool registers_left(int N) { return N <= 8; }
@@ -255,8 +267,13 @@ PGCONV_DEVICE void chain_block(const ConvChain& p) {
   }
   sync_block();
   const ChainPlace own = *place;
-  gather_results<E, kChainSamples, kChainPixels>(sums, stages, warp_row * 16, own_u);
-  write_results<N>(p, stages, own.o0, own.u0, own.b, own.y0, own.x0);
+  if (p.samples_last) {
+    gather_results_last<E, kChainSamples, kChainPixels>(sums, stages, warp_row * 16, own_u);
+    write_results_last<N>(p, stages, own.o0, own.u0, own.b, own.y0, own.x0);
+  } else {
+    gather_results<E, kChainSamples, kChainPixels>(sums, stages, warp_row * 16, own_u);
+    write_results<N>(p, stages, own.o0, own.u0, own.b, own.y0, own.x0);
+  }
 }
 
 // N tiles of 8 outputs; `granules` of one octet of features, whose phi then stays in registers, or 0: any number of both. The second

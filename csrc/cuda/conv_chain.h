@@ -24,7 +24,8 @@ struct ConvChain {
   const uint16_t* f;       // [B, C, height, width, 8 vectors]
   const uint16_t* phi;     // [S, Nu, octets, granules, 8 h, 8 v]
   const uint16_t* weight;  // [O, C, 8 octets]
-  uint16_t* out;           // [B, O, Nu, out_height, out_width]
+  bool samples_last;       // of the result
+  uint16_t* out;           // [B, O, Nu, out_height, out_width], or [B, O, out_height, out_width, Nu]
   // How a block's pixels lie; set by conv_chain_of().
   int tile_width, tiles_y, tiles_x, u_blocks, o_blocks;
   int images;  // whose pixels are counted together, by conv_wide

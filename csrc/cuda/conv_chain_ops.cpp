@@ -8,7 +8,7 @@ namespace pgconv {
 namespace {
 
 Tensor conv(const Tensor& f, const Tensor& phi, const Tensor& weight, std::vector<int64_t> taps,
-            std::vector<int64_t> geometry) {
+            std::vector<int64_t> geometry, bool samples_last) {
   const char* op = "conv_chain";
   HalfType type = half_type(op, "f", f);
   int64_t vectors = sample_octets(op, "f", f, f), octets = feature_octets(op, phi, f);
@@ -18,7 +18,9 @@ Tensor conv(const Tensor& f, const Tensor& phi, const Tensor& weight, std::vecto
   set_head(op, p, weight, f);
   TorchMachine machine(f);
   if (const char* reason = why_not_chain(p, machine.capability)) fail(op, ": ", reason);
-  Tensor out = torch::stable::new_empty(f, {p.B, p.O, p.Nu, p.out_height, p.out_width});
+  Tensor out = samples_last ? torch::stable::new_empty(f, {p.B, p.O, p.out_height, p.out_width, p.Nu})
+                            : torch::stable::new_empty(f, {p.B, p.O, p.Nu, p.out_height, p.out_width});
+  p.samples_last = samples_last;
   p.out = mutable_data<uint16_t>(out);
   conv_chain_of(machine, p, type);
   return out;
@@ -46,10 +48,10 @@ std::string why_not(int64_t vectors, int64_t octets, int64_t outputs, std::vecto
 }  // namespace pgconv
 
 STABLE_TORCH_LIBRARY_FRAGMENT(pgconv_C, m) {
-  // out [B, O, Nu, Ho, Wo] of f [B, C, H, W, 8 vectors] (samples last), phi [S, Nu, octets, granules, 8, 8] and weight
+  // out [B, O, Nu, Ho, Wo], or [B, O, Ho, Wo, Nu] (samples last), of f [B, C, H, W, 8 vectors] (samples last), phi [S, Nu, octets, granules, 8, 8] and weight
   // [O, C, 8 octets], all float16 or bfloat16, see csrc/cuda/conv_chain.h. taps: rows and columns, counted from the window's first;
   // geometry: stride, padding, output size, a pair each.
-  m.def("conv_chain(Tensor f, Tensor phi, Tensor weight, int[] taps, int[] geometry) -> Tensor");
+  m.def("conv_chain(Tensor f, Tensor phi, Tensor weight, int[] taps, int[] geometry, bool samples_last) -> Tensor");
   // [B, C, H, W, 8 vectors] of f [B, C, N, H, W] in 16 bits: samples last, zeros behind them.
   m.def("group_last(Tensor f) -> Tensor");
   m.def("cuda_why_not_chain(int vectors, int octets, int outputs, int[] taps, int[] geometry, int capability) -> str");

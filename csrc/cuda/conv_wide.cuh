@@ -134,6 +134,21 @@ PGCONV_DEVICE void write_results(const ConvWide& p, const WidePlace& own, const 
   }
 }
 
+// The same where results have their samples last. A thread writes a pixel of some outputs.
+template <int U, int N>
+PGCONV_DEVICE void write_results_last(const ConvWide& p, const WidePlace& own, const unsigned char* memory) {
+  constexpr int apart = kChainThreads / kWidePixels;
+  const int place = thread() % kWidePixels, first = thread() / kWidePixels;
+  const WidePixel pixel = WidePixel::of(p, own.pixel + place);
+  const int x = own.x0 + pixel.x;
+  if (pixel.beyond || x >= p.out_width) return;
+  const int64_t image = int64_t(p.out_height) * p.out_width, plane = (own.begin + pixel.image) * p.O + own.o0 + first;
+  uint16_t* to = p.out + ((plane * image + int64_t(pixel.y) * p.out_width + x) * p.Nu + own.u0);
+  const int count = int(p.O - own.o0 < 8 * N ? p.O - own.o0 : 8 * N);
+  for (int o = first; o < count; o += apart, to += apart * image * p.Nu)
+    write_granule<U>(memory + (o * kWidePixels + place) * U * 2, o, to, p.Nu % U == 0, p.Nu - own.u0);
+}
+
 template <class E, int U, int N, bool two_channels>
 PGCONV_DEVICE void wide_block(const ConvWide& p) {
   constexpr int outputs = 8 * N, columns = two_channels ? U : 2 * U;  // columns: of the first product, in tiles
@@ -279,8 +294,13 @@ PGCONV_DEVICE void wide_block(const ConvWide& p) {
   PGCONV_UNROLL
   for (int u = 0; u < U; ++u) hold_sums(sums[u]);
   sync_block();
-  gather_results<E, U, kWidePixels>(sums, stages, warp() * 16, 0);
-  write_results<U, N>(p, *place, stages);
+  if (p.samples_last) {
+    gather_results_last<E, U, kWidePixels>(sums, stages, warp() * 16, 0);
+    write_results_last<U, N>(p, *place, stages);
+  } else {
+    gather_results<E, U, kWidePixels>(sums, stages, warp() * 16, 0);
+    write_results<U, N>(p, *place, stages);
+  }
 }
 
 // U samples and N tiles of 8 outputs; the first product for two octets of a channel, or for one of each of two channels.

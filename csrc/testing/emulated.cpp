@@ -1,4 +1,5 @@
 // Test-only module: the GPU kernels, run by the emulator on numpy arrays. Needs neither torch nor a GPU.
+#include <algorithm>
 #include <tuple>
 
 #include "../cuda/conv_chain.h"
@@ -156,7 +157,7 @@ static ConvChain chain_of(int64_t vectors, int64_t octets, int64_t O, const std:
 
 // All by their bits: f [B, C, H, W, 8 vectors], phi [S, Nu, octets, granules, 8, 8], weight [O, C, 8 octets].
 static Array<uint16_t> convolution(unsigned seed, Array<uint16_t> f, Array<uint16_t> phi, Array<uint16_t> weight, bool half,
-                                   const std::vector<int64_t>& taps, const std::vector<int>& geometry, int capability) {
+                                   const std::vector<int64_t>& taps, const std::vector<int>& geometry, bool last, int capability) {
   Host host(seed);
   host.capability = capability;
   ConvChain p = chain_of(f.shape(4) / 8, phi.shape(2), weight.shape(0), taps, geometry);
@@ -164,7 +165,10 @@ static Array<uint16_t> convolution(unsigned seed, Array<uint16_t> f, Array<uint1
   p.B = f.shape(0), p.C = f.shape(1), p.height = int(f.shape(2)), p.width = int(f.shape(3));
   p.S = phi.shape(0), p.Nu = phi.shape(1);
   refuse(why_not_chain(p, capability));
-  Array<uint16_t> out({p.B, p.O, p.Nu, int64_t(p.out_height), int64_t(p.out_width)});
+  p.samples_last = last;
+  std::vector<int64_t> sizes{p.B, p.O, p.Nu, p.out_height, p.out_width};
+  if (last) std::rotate(sizes.begin() + 2, sizes.begin() + 3, sizes.end());
+  Array<uint16_t> out(sizes);
   p.f = f.data(), p.phi = phi.data(), p.weight = weight.data(), p.out = out.mutable_data();
   conv_chain_of(host, p, half ? kFloat16 : kBfloat16Type);
   return out;
@@ -255,7 +259,8 @@ PYBIND11_MODULE(_emulated, m) {
     return std::string(reason ? reason : "");
   });
   m.def("conv_chain", &convolution, py::arg("seed"), py::arg("f").noconvert(), py::arg("phi").noconvert(),
-        py::arg("weight").noconvert(), py::arg("half"), py::arg("taps"), py::arg("geometry"), py::arg("capability"));
+        py::arg("weight").noconvert(), py::arg("half"), py::arg("taps"), py::arg("geometry"), py::arg("samples_last"),
+        py::arg("capability"));
   m.def("group_last", &samples_last, py::arg("seed"), py::arg("f").noconvert());
   m.def("why_not_chain", [](int64_t vectors, int64_t octets, int64_t outputs, const std::vector<int64_t>& taps,
                             const std::vector<int>& geometry, int capability) {

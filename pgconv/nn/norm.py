@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pgconv._layout import in_memory_order
 from pgconv._shapes import check_floating, check_positive_int, check_shape, describe
 from pgconv.nn.pooling import sample_weights
 from pgconv.sampling import Samples
@@ -36,7 +37,7 @@ class GroupBatchNorm2d(nn.BatchNorm3d):
         _check_maps("GroupBatchNorm2d", x, self.num_features)
         use_batch = self.training or self.running_mean is None
         if samples is None or not use_batch:
-            return super().forward(x)
+            return in_memory_order(super().forward, x)
         weights = sample_weights("GroupBatchNorm2d", samples, x)[:, None, :, None, None]
         mean, var, count = _weighted_moments(x, weights, (0, 2, 3, 4))
         if self.training and self.running_mean is not None:
@@ -76,7 +77,7 @@ class GroupInstanceNorm2d(nn.Module):
         """Normalise ``x``, weighting statistics by the gates of ``samples``."""
         _check_maps("GroupInstanceNorm2d", x, self.num_features)
         if samples is None:
-            return F.instance_norm(x, weight=self.weight, bias=self.bias, eps=self.eps)
+            return in_memory_order(lambda x: F.instance_norm(x, weight=self.weight, bias=self.bias, eps=self.eps), x)
         weights = sample_weights("GroupInstanceNorm2d", samples, x)[:, None, :, None, None]
         mean, var, _ = _weighted_moments(x, weights, (2, 3, 4))
         y = (x - mean) * torch.rsqrt(var + self.eps)
@@ -105,7 +106,7 @@ class GroupLayerNorm2d(nn.GroupNorm):
         """Normalise ``x``, weighting statistics by the gates of ``samples``."""
         _check_maps("GroupLayerNorm2d", x, self.num_channels)
         if samples is None:
-            return super().forward(x)
+            return in_memory_order(super().forward, x)
         weights = sample_weights("GroupLayerNorm2d", samples, x)[:, None, :, None, None]
         mean, var, _ = _weighted_moments(x, weights, (1, 2, 3, 4))
         return (x - mean) * torch.rsqrt(var + self.eps) * _per_channel(self.weight) + _per_channel(self.bias)

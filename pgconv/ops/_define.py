@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 
+from pgconv._layout import empty_as, laid_out_as
 from pgconv.backends.reference.vjp import independent
 from pgconv.ops import dispatch
 from pgconv.spec import Facts, Plan
@@ -45,6 +46,8 @@ class Family:
         fake: shape of the output, from tensors and decoded statics
         composite: differentiable plain PyTorch form of the forward, from tensors and decoded statics
         cast: names of the tensors that autocast casts to the autocast dtype
+        keeps_layout: whether tensors are maps that come out in the layout that they, or the first one, came in (see
+            ``pgconv.group_last``); others come out contiguous
         pieces: parts of a call for ``composite`` whose results make up the whole, to be taken one after the other: where they
             lie in the result, and their tensors, from tensors and decoded statics
     """
@@ -58,6 +61,7 @@ class Family:
     fake: Callable[..., torch.Tensor]
     composite: Callable[..., torch.Tensor]
     cast: tuple[str, ...] = ()
+    keeps_layout: bool = False
     pieces: Callable[..., Iterable[tuple[Any, _Operands]]] = _whole
 
     @property
@@ -67,6 +71,10 @@ class Family:
     @property
     def backward_op(self) -> torch._ops.OpOverload:
         return getattr(torch.ops.pgconv, f"{self.name}_backward").default
+
+    def laid_out(self, like: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        """A result in the layout that the fake kernels promise: compiled code addresses memory by that promise."""
+        return laid_out_as(like, x) if self.keeps_layout else x.contiguous()
 
     def split(self, args: Sequence[Any]) -> tuple[tuple[torch.Tensor | None, ...], tuple[Any, ...]]:
         """Tensors, and everything after them."""
@@ -93,8 +101,7 @@ def _register_forward(family: Family) -> None:
         tensors, (*statics, plan) = family.split(args)
         decoded = family.decode(*statics)
         out = dispatch.run(family.name, family.facts(*tensors, *decoded), Plan.parse(plan), (*tensors, *decoded))
-        # The fake kernels promise contiguous results; compiled code addresses memory by that promise.
-        return out.contiguous()
+        return family.laid_out(tensors[0], out)
 
     def fake(*args: Any) -> torch.Tensor:
         tensors, (*statics, _) = family.split(args)
@@ -123,13 +130,14 @@ def _register_backward(family: Family) -> None:
         decoded = family.decode(*statics)
         facts = family.facts(*tensors, *decoded)
         grads = dispatch.run_backward(family.name, facts, Plan.parse(plan), needs, grad, (*tensors, *decoded))
-        return _pack([g.contiguous() if n and g is not None else grad.new_empty(0) for g, n in zip(grads, needs)])
+        found = zip(tensors, grads, needs)
+        return _pack([family.laid_out(t, g) if n and g is not None else grad.new_empty(0) for t, g, n in found])
 
     def fake(grad: torch.Tensor, *args: Any) -> Any:
         tensors, (*_, needs) = family.split(args)
         return _pack(
             [
-                torch.empty_like(t, memory_format=torch.contiguous_format) if n else grad.new_empty(0)
+                grad.new_empty(0) if not n else empty_as(t, *t.shape) if family.keeps_layout else t.new_empty(t.shape)
                 for t, n in zip(tensors[:count], needs)
             ]
         )

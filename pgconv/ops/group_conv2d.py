@@ -10,6 +10,7 @@ from dataclasses import replace
 import torch
 
 from pgconv._autocast import dtype_of
+from pgconv._layout import empty_as
 from pgconv.backends.reference.group_conv2d import group_conv2d as reference
 from pgconv.ops import dispatch, gpu_costs
 from pgconv.ops._define import Family, define_op
@@ -28,7 +29,7 @@ def _facts(f: torch.Tensor, phi: torch.Tensor, weight: torch.Tensor, geometry: C
 
 def _fake(f: torch.Tensor, phi: torch.Tensor, weight: torch.Tensor, geometry: ConvGeometry) -> torch.Tensor:
     height, width = geometry.out_size(f.shape[3], f.shape[4])
-    return f.new_empty(f.shape[0], weight.shape[0], phi.shape[1], height, width)
+    return empty_as(f, f.shape[0], weight.shape[0], phi.shape[1], height, width)
 
 
 group_conv2d = define_op(
@@ -42,6 +43,7 @@ group_conv2d = define_op(
         fake=_fake,
         composite=lambda f, phi, weight, geometry: reference(f, phi, weight, geometry, "materialize"),
         cast=("f", "phi", "weight"),
+        keeps_layout=True,
     )
 )
 """``(f [B,C,Nv,H,W], phi [S,Nu,Nv,T,H], weight [O,C,H], geometry, plan) -> [B,O,Nu,Ho,Wo]``."""

@@ -1,6 +1,7 @@
 """The image convolution on a GPU: the order ``aggregate`` by our own kernel, ``materialize`` by the vendor's convolution.
 
-The kernels read samples last, in octets, and features in octets (csrc/cuda/conv_chain.h); operands are brought into that form here.
+The kernels read samples last, in octets, and features in octets (csrc/cuda/conv_chain.h); operands are brought into that form here,
+and results have the layout of the signal.
 The gradient of the signal is the same kernel on the adjoint problem, those of features and head have their own; what they do not
 take is the vendor's.
 """
@@ -13,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pgconv._layout import BACK, LAST, is_group_last
 from pgconv.backends import vendor_conv
 from pgconv.backends.cpp.library import ops
 from pgconv.backends.cuda.layout import OCTET, aligned, whole_octets
@@ -47,7 +49,7 @@ def forward(order: str, f: Tensor, phi: Tensor, weight: Tensor, geometry: ConvGe
     if order == "materialize":
         return vendor_conv.forward(f, phi, weight, geometry)
     walk = *_walk(geometry), *geometry.out_size(*f.shape[-2:])
-    return _chain(_samples_last(f), phi, weight, _taps(geometry), walk)
+    return _chain(_samples_last(f), phi, weight, _taps(geometry), walk, is_group_last(f))
 
 
 def backward(
@@ -76,7 +78,7 @@ def _gradients(
     if of_phi or of_weight:
         window = _samples_last(f)
     if of_f:
-        found[0] = _chain(grad, phi.transpose(1, 2), weight.transpose(0, 1), *adjoint)
+        found[0] = _chain(grad, phi.transpose(1, 2), weight.transpose(0, 1), *adjoint, is_group_last(f))
     if of_phi:
         sums = ops().conv_feature_gradient(grad, window, _head(weight), *phi.shape[:2], taps, walk)
         found[1] = _from_features(sums, phi)
@@ -118,14 +120,19 @@ def _refusal_on(kernel: str, *sizes) -> str | None:
     return getattr(ops(), f"cuda_why_not_{kernel}")(*sizes) or None
 
 
-def _chain(window: Tensor, phi: Tensor, weight: Tensor, taps: tuple[int, ...], walk: tuple[int, ...]) -> Tensor:
-    return ops().conv_chain(window, _features(phi), _head(weight), taps, walk)
+def _chain(
+    window: Tensor, phi: Tensor, weight: Tensor, taps: tuple[int, ...], walk: tuple[int, ...], samples_last: bool
+) -> Tensor:
+    out = ops().conv_chain(window, _features(phi), _head(weight), taps, walk, samples_last)
+    return out.permute(BACK) if samples_last else out
 
 
 def _samples_last(x: Tensor) -> Tensor:
     """``[B,C,N,H,W] -> [B,C,H,W,octets of N]``."""
-    last = x.permute(0, 1, 3, 4, 2)
-    return aligned(last) if last.is_contiguous() and x.shape[2] % OCTET == 0 else ops().group_last(x.contiguous())
+    last, tail = x.permute(LAST), -x.shape[2] % OCTET
+    if last.is_contiguous() and not tail:
+        return aligned(last)
+    return aligned(F.pad(last, (0, tail))) if is_group_last(x) else ops().group_last(x.contiguous())
 
 
 def _head(weight: Tensor) -> Tensor:
