@@ -147,7 +147,8 @@ class Plan:
 
 @dataclass(frozen=True)
 class Facts:
-    """All a planner or a backend's ``why_not`` may look at: operation, device, dtypes, sizes, specs."""
+    """All a planner or a backend's ``why_not`` may look at: operation, device, dtypes, sizes, specs, and whether convolutions may
+    cut float32 operands to the 11 significant bits of TF32."""
 
     op: str
     device: str
@@ -155,6 +156,7 @@ class Facts:
     sizes: tuple[tuple[str, int], ...] = ()
     features: FeatureSpec | None = None
     geometry: ConvGeometry | None = None
+    tf32: bool = False
 
     def size(self, name: str) -> int:
         return dict(self.sizes)[name]

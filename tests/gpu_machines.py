@@ -64,11 +64,15 @@ class Emulated:
             self.seed, *bits, half, *sizes, list(taps), list(geometry), *before, self.capability, *more
         )
 
-    def conv_chain(self, f, phi, weight, taps, geometry, samples_last):
-        found = self._conv("conv_chain", f, phi, weight, taps=taps, geometry=geometry, before=(samples_last,))
-        return torch.from_numpy(found.view(np.int16)).view(f.dtype)
+    def conv_chain(self, f, phi, weight, taps, geometry, samples_last, factor):
+        more = samples_last, None if factor is None else factor.reshape(1).numpy()
+        found = self._conv("conv_chain", f, phi, weight, taps=taps, geometry=geometry, before=more)
+        return torch.from_numpy(found.view(np.int16)).view(f.dtype) if factor is None else torch.from_numpy(found)
 
-    def group_last(self, f):
+    def group_last(self, f, factor):
+        if factor is not None:
+            found = self.module.scaled_group_last(self.seed, f.numpy(), factor.item())
+            return torch.from_numpy(found.view(np.int16)).view(torch.float16)
         found = self.module.group_last(self.seed, f.contiguous().view(torch.int16).numpy().view(np.uint16))
         return torch.from_numpy(found.view(np.int16)).view(f.dtype)
 

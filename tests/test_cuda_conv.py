@@ -20,7 +20,9 @@ if not MACHINES:
 
 HALVES = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
 KERNELS = ("chain", "head_gradient", "feature_gradient")
-UNIT = {torch.float16: 2.0**-12, torch.bfloat16: 2.0**-9}
+UNIT = {torch.float16: 2.0**-12, torch.bfloat16: 2.0**-9, torch.float32: 0.0}
+TYPE_OF_ERRORS = {torch.float32: torch.float16}
+"""float32 may have the errors of TF32, whose operands have as many bits as those of float16."""
 
 
 CAPABILITIES = 80, 90
@@ -68,7 +70,7 @@ def assert_close(found, want, same, dtype):
 def expected(tensors, geometry):
     """Of out, and of the gradients from one of it: the definition in float64, and in the tensors' type."""
     results, dtype = [], tensors[0].dtype
-    for cast, order in ((torch.float64, "direct"), (dtype, "aggregate")):
+    for cast, order in ((torch.float64, "direct"), (TYPE_OF_ERRORS.get(dtype, dtype), "aggregate")):
         leaves = [x.detach().to(cast).requires_grad_() for x in tensors]
         out = reference(*leaves, geometry, order)
         grad = torch.randn(out.shape, generator=torch.Generator().manual_seed(1)).to(dtype)
@@ -100,7 +102,7 @@ def test_samples_last(device, samples, size):
     want = torch.nn.functional.pad(f.permute(0, 1, 3, 4, 2), (0, -samples % 8))
     # At an address that rows cannot be read from in one piece, too.
     for on in (f.to(device), torch.nn.functional.pad(f.flatten().to(device), (1, 0))[1:].view(f.shape)):
-        assert torch.equal(group_conv2d.ops().group_last(on).cpu(), want)
+        assert torch.equal(group_conv2d.ops().group_last(on, None).cpu(), want)
 
 
 @pytest.mark.parametrize(
@@ -133,6 +135,71 @@ def test_results_lie_as_the_signal(device, kernel, stride, shape):
     )[0]
     # The vendor's gradient, at other strides than 1, lies as it likes.
     assert torch.equal(last, of_f) and (stride > 1 or is_group_last(last))
+
+
+@pytest.mark.parametrize("size", [(3, 43), (5, 64)])
+def test_scaled_samples_last(device, size):
+    f = torch.randn(2, 3, 9, *size, generator=torch.Generator().manual_seed(0))
+    want = torch.nn.functional.pad(f.permute(0, 1, 3, 4, 2) * 8, (0, 7)).half()
+    factor = torch.tensor(8.0, device=device)
+    for on in (f.to(device), torch.nn.functional.pad(f.flatten().to(device), (1, 0))[1:].view(f.shape)):
+        assert torch.equal(group_conv2d.ops().group_last(on, factor).cpu(), want)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "shape"),
+    [
+        (3, {"c": 9, "nv": 8, "nu": 8}),
+        (3, {"c": 3, "nv": 3, "nu": 9, "o": 66, "size": (5, 7), "per_example": True}),
+        (5, {"hidden": 9, "o": 9, "nu": 7, "size": (6, 7), "c": 2}),
+        (5, {"hidden": 9, "o": 65, "nu": 12, "size": (6, 7), "c": 2, "b": 1}),
+        (3, {"b": 1, "c": 1, "o": 1, "nv": 1, "nu": 1, "hidden": 1, "size": (1, 1)}),
+        (3, {"b": 0}),
+    ],
+    ids=str,
+)
+def test_float32_has_the_errors_of_tf32(device, kernel, shape):
+    tensors, geometry = make(torch.float32, **shape, geometry=ConvGeometry.make("test", kernel, 1, "same", 1, "disc"))
+    check(device, tensors, geometry)
+    f, *factors = (x.to(device) for x in tensors)
+    want = group_conv2d.forward("aggregate", f, *factors, geometry)
+    found = group_conv2d.forward("aggregate", group_last(f), *factors, geometry)
+    assert want.is_contiguous() and torch.equal(found, want)
+    assert found.numel() == 0 or found.permute(0, 1, 3, 4, 2).is_contiguous()
+
+
+@pytest.mark.parametrize(
+    "sizes", [(1e20, 1.0, 1e-10), (1e-20, 1e3, 1e-3), (1e4, 1e-30, 1e30), (0.0, 1.0, 1.0)], ids=str
+)
+def test_float32_of_any_size(device, sizes):
+    tensors, geometry = make(torch.float32, c=2)
+    grad, wanted = expected(tensors, geometry)
+    on = [(x * size).to(device) for x, size in zip(tensors, sizes)]
+    found = group_conv2d.forward("aggregate", *on, geometry)
+    gradients = group_conv2d.backward("aggregate", grad.to(device), *on, geometry, (True,) * 3)
+    a, b, c = sizes
+    for x, size, (want, _) in zip((found, *gradients), (a * b * c, b * c, a * c, a * b), wanted):
+        want = want * size
+        assert (x.double().cpu() - want).norm() <= 2.0**-10 * want.norm()
+
+
+@pytest.mark.parametrize("bad", [float("inf"), float("nan")])
+def test_what_is_not_finite_is_seen(device, bad):
+    tensors, geometry = make(torch.float32, c=2)
+    for k in range(3):
+        on = [x.clone().to(device) for x in tensors]
+        on[k].view(-1)[0] = bad
+        assert group_conv2d.forward("aggregate", *on, geometry).isnan().all()
+
+
+def test_small_numbers_beside_a_large_one(device):
+    """They keep their bits down to 2^-20 of the largest."""
+    (f, phi, weight), geometry = make(torch.float32, c=2, size=(8, 40))
+    f[..., :10] *= 2.0**18
+    far, on = f[..., 20:], [x.to(device) for x in (f, phi, weight)]
+    found = group_conv2d.forward("aggregate", *on, geometry)[..., 21:].cpu().double()
+    want = reference(far.double(), phi.double(), weight.double(), geometry, "direct")[..., 1:]
+    assert (found - want).norm() < 2.0**-10 * want.norm()
 
 
 @HALVES

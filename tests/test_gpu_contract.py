@@ -115,9 +115,7 @@ def make(device, kind, dtype, **changes):
 
 
 ON_CPU = [*((kind, "float32") for kind in KINDS), ("aggregate", "bfloat16")]
-ON_GPU = [
-    (kind, dtype) for kind in KINDS for dtype in ("float32", *HALVES) if dtype in HALVES or "aggregate" not in kind
-]
+ON_GPU = [(kind, dtype) for kind in KINDS for dtype in ("float32", *HALVES)]
 
 
 def rows(device, table):
@@ -293,8 +291,10 @@ def test_compiled_in_one_graph(which):
         found, want = call.step(compiled), call.step(function)
     torch._dynamo.reset()
     if "functional" in which[1]:
-        # Compiled code rounds elsewhere than plain PyTorch, before convolutions that may cut to TF32.
-        return assert_close(found, want, max(1e-4, 16 * torch.finfo(found[0].dtype).eps))
+        # Compiled code rounds elsewhere than plain PyTorch, before convolutions that may cut to TF32, and places the head's bias
+        # without looking at sizes.
+        cut = 2.0**-10 if device == "cuda" else 1e-4
+        return assert_close(found, want, max(cut, 16 * torch.finfo(found[0].dtype).eps))
     assert_same(found, want)
 
 

@@ -192,5 +192,35 @@ PGCONV_DEVICE void write_granule(const unsigned char* from, int output, uint16_t
       if (k < left) to[k] = uint16_t(granule.word[k / 2] >> 16 * (k % 2));
 }
 
+// Where a result's pixel lies: the image, and the number in it, or -1 for one that does not exist.
+struct ImagePixel {
+  int64_t image, number;
+};
+
+// A warp's sums as float32 results, from the registers: lanes write 8 pixels of 8 outputs at a time, or where samples are last, two
+// or more of these. at(k) is the lane's pixel, of the first 8 (k = 0) and of the others.
+template <int U, int N, class At>
+PGCONV_DEVICE void write_numbers(const ConvChain& p, const float (&sums)[U][N][4], int64_t o0, int64_t u0, At at) {
+  const int t = lane() % 4;
+  const float factor = *p.factor;
+  const int64_t size = int64_t(p.out_height) * p.out_width, plane = size * p.Nu;
+  const int64_t u_step = p.samples_last ? 1 : size, pixel_step = p.samples_last ? p.Nu : 1;
+  PGCONV_UNROLL
+  for (int k = 0; k < 2; ++k) {
+    const ImagePixel pixel = at(k);
+    if (pixel.number < 0) continue;
+    float* to = p.numbers + (pixel.image * p.O + o0 + 2 * t) * plane + u0 * u_step + pixel.number * pixel_step;
+    PGCONV_UNROLL
+    for (int n = 0; n < N; ++n, to += 8 * plane)
+      PGCONV_UNROLL
+      for (int e = 0; e < 2; ++e) {
+        if (o0 + 8 * n + 2 * t + e >= p.O) continue;
+        PGCONV_UNROLL
+        for (int u = 0; u < U; ++u)
+          if (u0 + u < p.Nu) to[e * plane + u * u_step] = sums[u][n][2 * k + e] * factor;
+      }
+  }
+}
+
 }  // namespace PGCONV_ISA
 }  // namespace pgconv

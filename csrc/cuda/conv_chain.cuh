@@ -267,7 +267,12 @@ PGCONV_DEVICE void chain_block(const ConvChain& p) {
   }
   sync_block();
   const ChainPlace own = *place;
-  if (p.samples_last) {
+  if (p.numbers) {
+    write_numbers(p, sums, own.o0, own.u0 + own_u, [&](int k) -> ImagePixel {
+      const int pixel = warp_row * 16 + lane() / 4 + 8 * k, y = own.y0 + pixel / p.tile_width, x = own.x0 + pixel % p.tile_width;
+      return {own.b, y < p.out_height && x < p.out_width ? int64_t(y) * p.out_width + x : -1};
+    });
+  } else if (p.samples_last) {
     gather_results_last<E, kChainSamples, kChainPixels>(sums, stages, warp_row * 16, own_u);
     write_results_last<N>(p, stages, own.o0, own.u0, own.b, own.y0, own.x0);
   } else {

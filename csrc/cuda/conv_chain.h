@@ -26,6 +26,8 @@ struct ConvChain {
   const uint16_t* weight;  // [O, C, 8 octets]
   bool samples_last;       // of the result
   uint16_t* out;           // [B, O, Nu, out_height, out_width], or [B, O, out_height, out_width, Nu]
+  float* numbers;          // the same in float32 instead, times the factor; or null
+  const float* factor;
   // How a block's pixels lie; set by conv_chain_of().
   int tile_width, tiles_y, tiles_x, u_blocks, o_blocks;
   int images;  // whose pixels are counted together, by conv_wide

@@ -1,6 +1,9 @@
 // The planar convolution as an operator on CUDA tensors.
 #include <torch/csrc/stable/library.h>
 
+#include <algorithm>
+#include <optional>
+
 #include "conv_ops.h"
 #include "group_last.h"
 
@@ -8,7 +11,7 @@ namespace pgconv {
 namespace {
 
 Tensor conv(const Tensor& f, const Tensor& phi, const Tensor& weight, std::vector<int64_t> taps,
-            std::vector<int64_t> geometry, bool samples_last) {
+            std::vector<int64_t> geometry, bool samples_last, std::optional<Tensor> factor) {
   const char* op = "conv_chain";
   HalfType type = half_type(op, "f", f);
   int64_t vectors = sample_octets(op, "f", f, f), octets = feature_octets(op, phi, f);
@@ -18,23 +21,40 @@ Tensor conv(const Tensor& f, const Tensor& phi, const Tensor& weight, std::vecto
   set_head(op, p, weight, f);
   TorchMachine machine(f);
   if (const char* reason = why_not_chain(p, machine.capability)) fail(op, ": ", reason);
-  Tensor out = samples_last ? torch::stable::new_empty(f, {p.B, p.O, p.out_height, p.out_width, p.Nu})
-                            : torch::stable::new_empty(f, {p.B, p.O, p.Nu, p.out_height, p.out_width});
   p.samples_last = samples_last;
-  p.out = mutable_data<uint16_t>(out);
+  std::vector<int64_t> sizes{p.B, p.O, p.Nu, p.out_height, p.out_width};
+  if (samples_last) std::rotate(sizes.begin() + 2, sizes.begin() + 3, sizes.end());
+  Tensor out = torch::stable::new_empty(f, sizes, factor ? ScalarType::Float : f.scalar_type());
+  if (factor) {
+    check_device(op, "factor", *factor, f);
+    check_tensor(op, "factor", *factor, {}, ScalarType::Float);
+    p.factor = data<float>(*factor);
+    p.numbers = mutable_data<float>(out);
+  } else {
+    p.out = mutable_data<uint16_t>(out);
+  }
   conv_chain_of(machine, p, type);
   return out;
 }
 
-Tensor last(const Tensor& f) {
+Tensor last(const Tensor& f, std::optional<Tensor> factor) {
   const char* op = "group_last";
-  half_type(op, "f", f);
+  if (factor) {
+    if (!f.is_cuda()) fail(op, ": expected CUDA tensors");
+    if (f.scalar_type() != ScalarType::Float) fail(op, ": f: expected float32 where there is a factor");
+    check_device(op, "factor", *factor, f);
+    check_tensor(op, "factor", *factor, {}, ScalarType::Float);
+  } else {
+    half_type(op, "f", f);
+  }
   check_tensor(op, "f", f, {-1, -1, -1, -1, -1}, f.scalar_type());
   const int64_t vectors = (f.size(2) + kOctet - 1) / kOctet;
   TorchMachine machine(f);
-  Tensor out = torch::stable::new_empty(f, {f.size(0), f.size(1), f.size(3), f.size(4), kOctet * vectors});
+  Tensor out = torch::stable::new_empty(f, {f.size(0), f.size(1), f.size(3), f.size(4), kOctet * vectors},
+                                        factor ? ScalarType::Half : f.scalar_type());
   const int64_t planes = f.size(0) * f.size(1), pixels = f.size(3) * f.size(4);
-  group_last_of(machine, {planes, pixels, int(f.size(2)), int(vectors), data<uint16_t>(f), mutable_data<uint16_t>(out)});
+  group_last_of(machine, {planes, pixels, int(f.size(2)), int(vectors), f.const_data_ptr(), factor ? data<float>(*factor) : nullptr,
+                          mutable_data<uint16_t>(out)});
   return out;
 }
 
@@ -50,10 +70,11 @@ std::string why_not(int64_t vectors, int64_t octets, int64_t outputs, std::vecto
 STABLE_TORCH_LIBRARY_FRAGMENT(pgconv_C, m) {
   // out [B, O, Nu, Ho, Wo], or [B, O, Ho, Wo, Nu] (samples last), of f [B, C, H, W, 8 vectors] (samples last), phi [S, Nu, octets, granules, 8, 8] and weight
   // [O, C, 8 octets], all float16 or bfloat16, see csrc/cuda/conv_chain.h. taps: rows and columns, counted from the window's first;
-  // geometry: stride, padding, output size, a pair each.
-  m.def("conv_chain(Tensor f, Tensor phi, Tensor weight, int[] taps, int[] geometry, bool samples_last) -> Tensor");
-  // [B, C, H, W, 8 vectors] of f [B, C, N, H, W] in 16 bits: samples last, zeros behind them.
-  m.def("group_last(Tensor f) -> Tensor");
+  // geometry: stride, padding, output size, a pair each. With a factor, one number of float32, out is float32, times the factor.
+  m.def("conv_chain(Tensor f, Tensor phi, Tensor weight, int[] taps, int[] geometry, bool samples_last, Tensor? factor) -> Tensor");
+  // [B, C, H, W, 8 vectors] of f [B, C, N, H, W] in 16 bits: samples last, zeros behind them. With a factor f is float32, and the
+  // result float16, of f times the factor.
+  m.def("group_last(Tensor f, Tensor? factor) -> Tensor");
   m.def("cuda_why_not_chain(int vectors, int octets, int outputs, int[] taps, int[] geometry, int capability) -> str");
 }
 

@@ -294,7 +294,13 @@ PGCONV_DEVICE void wide_block(const ConvWide& p) {
   PGCONV_UNROLL
   for (int u = 0; u < U; ++u) hold_sums(sums[u]);
   sync_block();
-  if (p.samples_last) {
+  if (p.numbers) {
+    write_numbers(p, sums, place->o0, place->u0, [&](int k) -> ImagePixel {
+      const WidePixel pixel = WidePixel::of(p, place->pixel + warp() * 16 + lane() / 4 + 8 * k);
+      const int x = place->x0 + pixel.x;
+      return {place->begin + pixel.image, pixel.beyond || x >= p.out_width ? -1 : int64_t(pixel.y) * p.out_width + x};
+    });
+  } else if (p.samples_last) {
     gather_results_last<E, U, kWidePixels>(sums, stages, warp() * 16, 0);
     write_results_last<U, N>(p, *place, stages);
   } else {

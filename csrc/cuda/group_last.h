@@ -11,7 +11,8 @@ namespace PGCONV_ISA {
 struct GroupLast {
   int64_t planes, pixels;
   int samples, vectors;  // octets of samples
-  const uint16_t* from;  // [planes, samples, pixels]
+  const void* from;      // [planes, samples, pixels], 16 bits each; float32 where there is a factor
+  const float* factor;   // or null; the result is float16, of what is read times the factor
   uint16_t* to;          // [planes, pixels, 8 vectors], zeros behind the samples
 };
 

@@ -1,5 +1,6 @@
 // Test-only module: the GPU kernels, run by the emulator on numpy arrays. Needs neither torch nor a GPU.
 #include <algorithm>
+#include <optional>
 #include <tuple>
 
 #include "../cuda/conv_chain.h"
@@ -155,9 +156,11 @@ static ConvChain chain_of(int64_t vectors, int64_t octets, int64_t O, const std:
   return p;
 }
 
-// All by their bits: f [B, C, H, W, 8 vectors], phi [S, Nu, octets, granules, 8, 8], weight [O, C, 8 octets].
-static Array<uint16_t> convolution(unsigned seed, Array<uint16_t> f, Array<uint16_t> phi, Array<uint16_t> weight, bool half,
-                                   const std::vector<int64_t>& taps, const std::vector<int>& geometry, bool last, int capability) {
+// All by their bits: f [B, C, H, W, 8 vectors], phi [S, Nu, octets, granules, 8, 8], weight [O, C, 8 octets]. With a factor, one
+// number, the result is float32.
+static py::object convolution(unsigned seed, Array<uint16_t> f, Array<uint16_t> phi, Array<uint16_t> weight, bool half,
+                              const std::vector<int64_t>& taps, const std::vector<int>& geometry, bool last,
+                              std::optional<Array<float>> factor, int capability) {
   Host host(seed);
   host.capability = capability;
   ConvChain p = chain_of(f.shape(4) / 8, phi.shape(2), weight.shape(0), taps, geometry);
@@ -168,18 +171,24 @@ static Array<uint16_t> convolution(unsigned seed, Array<uint16_t> f, Array<uint1
   p.samples_last = last;
   std::vector<int64_t> sizes{p.B, p.O, p.Nu, p.out_height, p.out_width};
   if (last) std::rotate(sizes.begin() + 2, sizes.begin() + 3, sizes.end());
-  Array<uint16_t> out(sizes);
-  p.f = f.data(), p.phi = phi.data(), p.weight = weight.data(), p.out = out.mutable_data();
-  conv_chain_of(host, p, half ? kFloat16 : kBfloat16Type);
-  return out;
+  p.f = f.data(), p.phi = phi.data(), p.weight = weight.data();
+  auto into = [&](auto out, auto& place) -> py::object {
+    place = out.mutable_data();
+    conv_chain_of(host, p, half ? kFloat16 : kBfloat16Type);
+    return out;
+  };
+  if (!factor) return into(Array<uint16_t>(sizes), p.out);
+  p.factor = factor->data();
+  return into(Array<float>(sizes), p.numbers);
 }
 
-// By its bits: f [B, C, N, H, W].
-static Array<uint16_t> samples_last(unsigned seed, Array<uint16_t> f) {
+// f [B, C, N, H, W] by its bits, or with a factor in float32.
+template <class T>
+static Array<uint16_t> samples_last(unsigned seed, Array<T> f, const float* factor) {
   Host host(seed);
   int64_t vectors = (f.shape(2) + 7) / 8;
   Array<uint16_t> out({int64_t(f.shape(0)), int64_t(f.shape(1)), int64_t(f.shape(3)), int64_t(f.shape(4)), 8 * vectors});
-  group_last_of(host, {f.shape(0) * f.shape(1), f.shape(3) * f.shape(4), int(f.shape(2)), int(vectors), f.data(),
+  group_last_of(host, {f.shape(0) * f.shape(1), f.shape(3) * f.shape(4), int(f.shape(2)), int(vectors), f.data(), factor,
                        out.mutable_data()});
   return out;
 }
@@ -260,8 +269,11 @@ PYBIND11_MODULE(_emulated, m) {
   });
   m.def("conv_chain", &convolution, py::arg("seed"), py::arg("f").noconvert(), py::arg("phi").noconvert(),
         py::arg("weight").noconvert(), py::arg("half"), py::arg("taps"), py::arg("geometry"), py::arg("samples_last"),
-        py::arg("capability"));
-  m.def("group_last", &samples_last, py::arg("seed"), py::arg("f").noconvert());
+        py::arg("factor"), py::arg("capability"));
+  m.def("group_last", [](unsigned seed, Array<uint16_t> f) { return samples_last(seed, f, nullptr); }, py::arg("seed"),
+        py::arg("f").noconvert());
+  m.def("scaled_group_last", [](unsigned seed, Array<float> f, float factor) { return samples_last(seed, f, &factor); },
+        py::arg("seed"), py::arg("f").noconvert(), py::arg("factor"));
   m.def("why_not_chain", [](int64_t vectors, int64_t octets, int64_t outputs, const std::vector<int64_t>& taps,
                             const std::vector<int>& geometry, int capability) {
     const char* reason = why_not_chain(chain_of(vectors, octets, outputs, taps, geometry), capability);

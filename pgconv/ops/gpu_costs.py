@@ -28,7 +28,9 @@ def group_conv2d(facts: Facts, table: Mapping[str, Cost], backward: bool) -> dic
     n = dict(facts.sizes)
     dense, chain = table["materialize"], table["aggregate"]
     grouped = _GROUPED if n["S"] > 1 else 1.0
-    signals = dense.bytes
+    # float32 is brought to 16 bits: read twice and written once more, by kernels of their own.
+    scaled = facts.dtypes[0] == "float32"
+    signals = (2 if scaled else 1) * dense.bytes
     wasted = _chain_flops(n, n["C"], n["O"]) - chain.flops
     if backward:
         # The signal's gradient is the chain of the adjoint problem; those of features and head take the chain's products each.
@@ -37,13 +39,13 @@ def group_conv2d(facts: Facts, table: Mapping[str, Cost], backward: bool) -> dic
         **table,
         # Backward both launch several times as many kernels.
         "materialize": replace(dense, wasted=(grouped - 1) * dense.flops, calls=2 if backward else 1),
-        "aggregate": replace(chain, wasted=wasted, bytes=signals, calls=4 if backward else 1),
+        "aggregate": replace(chain, wasted=wasted, bytes=signals, calls=(4 if backward else 1) + 2 * scaled),
     }
 
 
 def one_more_is_dear(features: int, dtype: torch.dtype) -> bool:
     """Whether one feature more costs the chain an octet."""
-    return dtype in (torch.float16, torch.bfloat16) and features % _OCTET == 0
+    return dtype in (torch.float16, torch.bfloat16, torch.float32) and features % _OCTET == 0
 
 
 def bias(facts: Facts, backward: bool) -> Cost:
@@ -51,8 +53,9 @@ def bias(facts: Facts, backward: bool) -> Cost:
     n = dict(facts.sizes)
     taps = facts.geometry.kernel_size**2 if facts.geometry else n["T"]
     flops = 2.0 * n["B"] * n["C"] * n["O"] * taps * n["Ho"] * n["Wo"]
-    signal = 2.0 * n["B"] * n["C"] * n["Nv"] * n["H"] * n["W"]
-    result = 2.0 * n["B"] * n["O"] * n["Nu"] * n["Ho"] * n["Wo"]
+    word = 4.0 if facts.dtypes[0] == "float32" else 2.0
+    signal = word * n["B"] * n["C"] * n["Nv"] * n["H"] * n["W"]
+    result = word * n["B"] * n["O"] * n["Nu"] * n["Ho"] * n["Wo"]
     # What is added to has been written already: it is read and written again.
     moved = result + 3 * signal if backward else signal + 2 * result
     return Cost((2 if backward else 1) * flops, moved, calls=2)

@@ -24,7 +24,8 @@ def _facts(f: torch.Tensor, phi: torch.Tensor, weight: torch.Tensor, geometry: C
     values = (b, c, nv, height, width, s, nu, t, h, weight.shape[0], *out)
     names = ("B", "C", "Nv", "H", "W", "S", "Nu", "T", "Hb", "O", "Ho", "Wo")
     dtypes = tuple(str(x.dtype).removeprefix("torch.") for x in (f, phi, weight))
-    return Facts("group_conv2d", f.device.type, dtypes, tuple(zip(names, values)), None, geometry)
+    tf32 = f.device.type == "cuda" and torch.backends.cudnn.conv.fp32_precision == "tf32"
+    return Facts("group_conv2d", f.device.type, dtypes, tuple(zip(names, values)), None, geometry, tf32)
 
 
 def _fake(f: torch.Tensor, phi: torch.Tensor, weight: torch.Tensor, geometry: ConvGeometry) -> torch.Tensor:

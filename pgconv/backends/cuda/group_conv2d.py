@@ -1,7 +1,7 @@
 """The image convolution on a GPU: the order ``aggregate`` by our own kernel, ``materialize`` by the vendor's convolution.
 
 The kernels read samples last, in octets, and features in octets (csrc/cuda/conv_chain.h); operands are brought into that form here,
-and results have the layout of the signal.
+and results have the layout of the signal. float32 is scaled to float16 where convolutions may take it in TF32 (scaled.py).
 The gradient of the signal is the same kernel on the adjoint problem, those of features and head have their own; what they do not
 take is the vendor's.
 """
@@ -17,7 +17,9 @@ from torch import Tensor
 from pgconv._layout import BACK, LAST, is_group_last
 from pgconv.backends import vendor_conv
 from pgconv.backends.cpp.library import ops
+from pgconv.backends.cuda import scaled
 from pgconv.backends.cuda.layout import OCTET, aligned, whole_octets
+from pgconv.backends.cuda.scaled import Scale, halves
 from pgconv.spec import ConvGeometry, Facts
 
 HALVES = ("float16", "bfloat16")
@@ -34,8 +36,11 @@ def why_not(facts: Facts, order: str) -> str | None:
         return "the kernel does not fit the padded image"
     if order == "materialize":
         return None
-    if facts.dtypes[0] not in HALVES:
-        return f"the kernel takes {' or '.join(HALVES)}, received {facts.dtypes[0]}"
+    if facts.dtypes[0] not in HALVES and not (facts.dtypes[0] == "float32" and facts.tf32):
+        return (
+            f"the kernel takes {' or '.join(HALVES)}, and float32 where convolutions may take it in TF32 "
+            f"(torch.backends.cudnn.allow_tf32), received {facts.dtypes[0]}"
+        )
     if facts.size("Hb") > MOST_OCTETS * OCTET:
         return f"the kernel takes up to {MOST_OCTETS * OCTET} features, received {facts.size('Hb')}"
     if facts.size("T") > MOST_TAPS:
@@ -49,7 +54,9 @@ def forward(order: str, f: Tensor, phi: Tensor, weight: Tensor, geometry: ConvGe
     if order == "materialize":
         return vendor_conv.forward(f, phi, weight, geometry)
     walk = *_walk(geometry), *geometry.out_size(*f.shape[-2:])
-    return _chain(_samples_last(f), phi, weight, _taps(geometry), walk, is_group_last(f))
+    of_f, of_phi, of_weight = scales = _scales(f, phi, weight)
+    factors = halves(phi, of_phi), halves(weight, of_weight)
+    return _chain(_samples_last(f, of_f), *factors, _taps(geometry), walk, is_group_last(f), scaled.back(*scales))
 
 
 def backward(
@@ -69,23 +76,42 @@ def _gradients(
     taps, walk = _taps(geometry), (*_walk(geometry), *geometry.out_size(*f.shape[-2:]))
     sizes = f.shape[2], phi.shape[4], weight.shape[0], taps, walk
     adjoint = _adjoint(geometry, *f.shape[-2:])
-    of_f = needs[0] and adjoint and not _refusal("chain", phi.shape[1], phi.shape[4], f.shape[1], *adjoint)
-    of_phi = needs[1] and not _refusal("feature_gradient", *sizes)
-    of_weight = needs[2] and not _refusal("head_gradient", *sizes)
+    asked = (
+        needs[0] and adjoint and not _refusal("chain", phi.shape[1], phi.shape[4], f.shape[1], *adjoint),
+        needs[1] and not _refusal("feature_gradient", *sizes),
+        needs[2] and not _refusal("head_gradient", *sizes),
+    )
     found: list[Tensor | None] = [None] * 3
-    if of_f or of_phi or of_weight:
-        grad = _samples_last(grad.to(f.dtype))
-    if of_phi or of_weight:
-        window = _samples_last(f)
-    if of_f:
-        found[0] = _chain(grad, phi.transpose(1, 2), weight.transpose(0, 1), *adjoint, is_group_last(f))
-    if of_phi:
-        sums = ops().conv_feature_gradient(grad, window, _head(weight), *phi.shape[:2], taps, walk)
-        found[1] = _from_features(sums, phi)
-    if of_weight:
-        sums = ops().conv_head_gradient(grad, window, _features(phi), taps, walk)
+    if not any(asked):
+        return found
+    of_f, of_phi, of_weight = _scales(f, phi, weight)
+    of_grad = None if of_f is None else scaled.scale(grad, _room(phi, weight).signal)
+    grad = _samples_last(grad.to(f.dtype), of_grad)
+    features, head = halves(phi, of_phi), halves(weight, of_weight)
+    if asked[1] or asked[2]:
+        window = _samples_last(f, of_f)
+    if asked[0]:
+        back = scaled.back(of_grad, of_phi, of_weight)
+        found[0] = _chain(grad, features.transpose(1, 2), head.transpose(0, 1), *adjoint, is_group_last(f), back)
+    if asked[1]:
+        sums = ops().conv_feature_gradient(grad, window, _head(head), *phi.shape[:2], taps, walk)
+        found[1] = _from_features(scaled.times(sums, scaled.back(of_grad, of_f, of_weight)), phi)
+    if asked[2]:
+        sums = ops().conv_head_gradient(grad, window, _features(features), taps, walk)
+        sums = scaled.times(sums, scaled.back(of_grad, of_f, of_phi))
         found[2] = sums.permute(2, 0, 1)[..., : weight.shape[2]].to(weight.dtype).contiguous()
     return found
+
+
+def _scales(f: Tensor, phi: Tensor, weight: Tensor) -> tuple[Scale | None, ...]:
+    """Of the three operands in float32; operands of 16 bits are taken as they are."""
+    if f.dtype != torch.float32:
+        return None, None, None
+    return tuple(scaled.scale(x, room) for x, room in zip((f, phi, weight), _room(phi, weight)))
+
+
+def _room(phi: Tensor, weight: Tensor) -> scaled.Room:
+    return scaled.room(max(phi.shape[1:3]) * phi.shape[3], weight.shape[0])
 
 
 def _adjoint(geometry: ConvGeometry, height: int, width: int) -> tuple[tuple[int, ...], tuple[int, ...]] | None:
@@ -121,18 +147,24 @@ def _refusal_on(kernel: str, *sizes) -> str | None:
 
 
 def _chain(
-    window: Tensor, phi: Tensor, weight: Tensor, taps: tuple[int, ...], walk: tuple[int, ...], samples_last: bool
+    window: Tensor,
+    phi: Tensor,
+    weight: Tensor,
+    taps: tuple[int, ...],
+    walk: tuple[int, ...],
+    samples_last: bool,
+    factor: Tensor | None,
 ) -> Tensor:
-    out = ops().conv_chain(window, _features(phi), _head(weight), taps, walk, samples_last)
+    out = ops().conv_chain(window, _features(phi), _head(weight), taps, walk, samples_last, factor)
     return out.permute(BACK) if samples_last else out
 
 
-def _samples_last(x: Tensor) -> Tensor:
-    """``[B,C,N,H,W] -> [B,C,H,W,octets of N]``."""
+def _samples_last(x: Tensor, scale: Scale | None = None) -> Tensor:
+    """``[B,C,N,H,W] -> [B,C,H,W,octets of N]``, scaled to float16 where a scale is given."""
     last, tail = x.permute(LAST), -x.shape[2] % OCTET
-    if last.is_contiguous() and not tail:
-        return aligned(last)
-    return aligned(F.pad(last, (0, tail))) if is_group_last(x) else ops().group_last(x.contiguous())
+    if is_group_last(x) or (last.is_contiguous() and not tail):
+        return aligned(F.pad(halves(last, scale), (0, tail)))
+    return ops().group_last(x.contiguous(), None if scale is None else scale.factor)
 
 
 def _head(weight: Tensor) -> Tensor:
