@@ -52,6 +52,44 @@ def test_an_error_leaves_the_emulator_usable():
     np.testing.assert_array_equal(emulated.planted(0, "none", NUMBERS)[0], REVERSED)
 
 
+@pytest.fixture
+def product():
+    """Of a warpgroup, by a kernel with a mistake, and what it is without."""
+    rng = np.random.default_rng(0)
+    left, right = (rng.integers(-3, 4, shape).astype(np.float16) for shape in ((64, 128), (32, 128)))
+    want = left.astype(np.float32) @ right.astype(np.float32).T
+    bits = left.view(np.uint16), right.view(np.uint16)
+    return lambda seed, mistake: (emulated.planted_product(seed, mistake, *bits), want)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_right_product_passes(product, seed):
+    np.testing.assert_array_equal(*product(seed, "none"))
+
+
+@pytest.mark.parametrize("mistake", ["missing turn", "registers reused", "buffer reused"])
+def test_wrong_operands_give_wrong_products(product, mistake):
+    """Products run as late as they may: what is written before their wait is what they read."""
+    for seed in SEEDS:
+        found, want = product(seed, mistake)
+        assert not np.array_equal(found, want)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    [
+        ("missing wait", "products that nobody waits for"),
+        ("missing begin", "a product without warpgroup_begin"),
+        ("missing fence", "reads copies without fence_shared"),
+    ],
+)
+def test_products_that_are_not_ordered_are_an_error(product, mistake, message):
+    for seed in SEEDS:
+        with pytest.raises(RuntimeError, match=message):
+            product(seed, mistake)
+    np.testing.assert_array_equal(*product(0, "none"))
+
+
 @pytest.mark.skipif(not emulated.SANITIZED, reason="needs the address sanitizer: make test-sanitize")
 def test_the_sanitizer_sees_the_end_of_shared_memory():
     code = "import numpy as np; from pgconv._lib import _emulated as e; e.planted(0, 'past shared memory', np.zeros(64, 'f'))"

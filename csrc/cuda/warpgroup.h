@@ -104,8 +104,8 @@ PGCONV_DEVICE void warpgroup_multiply_add(float (&d)[N][4], const uint32_t (&a)[
 
 #else
 
-PGCONV_DEVICE void fence_shared() {}
-PGCONV_DEVICE void warpgroup_begin() {}
+PGCONV_DEVICE void fence_shared() { emulator::fence_shared(); }
+PGCONV_DEVICE void warpgroup_begin() { emulator::begin_products(); }
 PGCONV_DEVICE void warpgroup_commit() { emulator::commit_products(); }
 template <int pending>
 PGCONV_DEVICE void warpgroup_wait() {

@@ -17,6 +17,7 @@ namespace {
 constexpr int kWarp = 32;
 constexpr int kWarpgroup = 4 * kWarp;
 constexpr int kMostThreads = 1024;
+constexpr int kGranule = 16;  // the largest copy
 constexpr size_t kStackBytes = 256 << 10;
 
 // Threads that wait for each other: all of a warp or of a block.
@@ -44,7 +45,10 @@ struct Fiber {
   // Copies of the open group, and of those committed and not waited for.
   std::vector<Copy> open;
   std::deque<std::vector<Copy>> committed;
+  // Places of copies that were waited for and not fenced, in granules.
+  std::vector<int64_t> unfenced;
   // Likewise products of its warpgroup.
+  bool begun = false;
   std::vector<Product> products;
   std::deque<std::vector<Product>> committed_products;
 
@@ -94,7 +98,20 @@ class Block {
     return inside && aligned;
   }
 
+  // Counts copies to a place of shared memory that products may not read yet.
+  void leave_unfenced(const Copy& copy) {
+    const int64_t first = static_cast<unsigned char*>(copy.to) - shared->get();
+    ++unfenced_[first / kGranule];
+    fiber().unfenced.push_back(first / kGranule);
+  }
+  void fence() {
+    for (int64_t at : fiber().unfenced) --unfenced_[at];
+    fiber().unfenced.clear();
+  }
+  bool fenced(int64_t byte) const { return unfenced_[byte / kGranule] == 0; }
+
   [[noreturn]] void finish() {
+    if (!fiber().products.empty() || !fiber().committed_products.empty()) stop("products that nobody waits for");
     fibers_[current].done = true;
     setcontext(&scheduler_);
     __builtin_unreachable();
@@ -121,6 +138,7 @@ class Block {
   std::vector<Fiber> fibers_;
   std::vector<Meeting> warps_, warpgroups_;
   Meeting all_;
+  std::vector<int> unfenced_;
   std::string error_;
 };
 
@@ -133,6 +151,7 @@ void start() {
 
 void Block::prepare() {
   shared = std::make_unique<Memory>(grid.shared);
+  unfenced_.assign(grid.shared / kGranule + 1, 0);
   all_ = Meeting{};
   all_.size = grid.threads;
   all_.operands.assign(grid.threads, nullptr);
@@ -151,6 +170,8 @@ void Block::prepare() {
     fiber.meeting = nullptr;
     fiber.open.clear();
     fiber.committed.clear();
+    fiber.unfenced.clear();
+    fiber.begun = false;
     fiber.products.clear();
     fiber.committed_products.clear();
     getcontext(&fiber.context);
@@ -257,6 +278,7 @@ void wait_copies(int pending) {
         std::memcpy(copy.to, copy.from, copy.bytes);
       else
         std::memset(copy.to, 0, copy.bytes);
+      running->leave_unfenced(copy);
     }
 }
 
@@ -331,9 +353,15 @@ void multiply_add(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b
   });
 }
 
-void multiply_add_later(const Product& product) { running->fiber().products.push_back(product); }
+void begin_products() { running->fiber().begun = true; }
+void fence_shared() { running->fence(); }
+void multiply_add_later(const Product& product) {
+  if (!running->fiber().begun) running->stop("a product without warpgroup_begin");
+  running->fiber().products.push_back(product);
+}
 void commit_products() {
   Fiber& fiber = running->fiber();
+  fiber.begun = false;
   fiber.committed_products.push_back(std::move(fiber.products));
   fiber.products.clear();
 }
@@ -344,8 +372,10 @@ namespace {
 uint16_t right_number(const Product& product, int column, int k) {
   const unsigned char* base = shared_memory();
   int64_t at = product.rows - base + column * 128 + 2 * k;
+  at ^= (at >> 7 & 7) << 4;
+  if (!running->fenced(at)) running->stop("a product reads copies without fence_shared");
   uint16_t bits;
-  std::memcpy(&bits, base + (at ^ (at >> 7 & 7) << 4), 2);
+  std::memcpy(&bits, base + at, 2);
   return bits;
 }
 

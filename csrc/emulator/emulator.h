@@ -2,7 +2,8 @@
 // - which thread runs next is drawn at random at every wait, from a seed, so that a missing barrier shows in some schedule;
 // - shared memory and workspaces begin as NaN, and have exactly the size asked for, so that the address sanitizer sees what
 //   lies beyond;
-// - copies to shared memory and products of warpgroups are carried out when they are waited for, and not before;
+// - copies to shared memory and products of warpgroups are carried out when they are waited for, and not before; products begin behind
+//   a warpgroup_begin(), read no copy that its thread has not fenced, and are waited for before their thread ends;
 // - threads of a warp (block) that wait for each other in different places, or of which some never come, are an error;
 // - a block that asks for more shared memory than the smallest GPU of its compute capability has is an error.
 //
@@ -93,6 +94,9 @@ struct Product {
     return rows == other.rows && columns == other.columns && wide == other.wide && adds == other.adds;
   }
 };
+void begin_products();
+// What the thread has copied to shared memory may be read by products behind the next barrier.
+void fence_shared();
 void multiply_add_later(const Product& product);
 void commit_products();
 void wait_products(int pending);

@@ -323,4 +323,14 @@ PYBIND11_MODULE(_emulated, m) {
     run_planted(host, index_of(mistake, names), from.size() / 64, {from.data(), reversed.mutable_data(), sums.mutable_data()});
     return std::make_tuple(reversed, sums);
   });
+  // [64, 32] of left [64, 128] and right [32, 128] in float16, by a kernel with a mistake.
+  m.def("planted_product", [](unsigned seed, const std::string& mistake, Array<uint16_t> left, Array<uint16_t> right) {
+    static const std::vector<std::string> names{"none",         "missing wait",     "missing begin", "missing fence",
+                                                "missing turn", "registers reused", "buffer reused"};
+    Host host(seed);
+    host.capability = 90;
+    Array<float> out({64, 32});
+    run_planted_product(host, index_of(mistake, names), {left.data(), right.data(), out.mutable_data()});
+    return out;
+  });
 }

@@ -1,8 +1,7 @@
-// Kernels with one mistake each, which the emulator has to find: each writes the block's numbers in reverse order through
-// shared memory, and sums them over each warp.
+// Kernels with one mistake each, which the emulator has to find.
 #pragma once
 
-#include "../cuda/device.h"
+#include "../cuda/warpgroup.h"
 
 namespace pgconv {
 namespace PGCONV_ISA {
@@ -18,6 +17,7 @@ enum Mistake {
   kNumMistakes
 };
 
+// Writes the block's numbers in reverse order through shared memory, and sums them over each warp.
 struct Planted {
   const float* from;
   float *reversed, *sums;
@@ -49,6 +49,63 @@ inline void run_planted(Machine& machine, int mistake, int64_t blocks, const Pla
                                             planted<kTooMuchShared>};
   int shared = mistake == kTooMuchShared ? kMostSharedBytes + 1 : 64 * int(sizeof(float));
   launch(machine, kernels[mistake], Grid{blocks, 64, shared}, p);
+}
+
+// A product of warpgroup.h, [64][128] by [32][128] transposed, in two panels of the right operand.
+enum ProductMistake {
+  kRightProduct,
+  kMissingWait,     // sums are read while products run
+  kMissingBegin,    // products may not see the registers
+  kMissingFence,    // products may not see what was copied
+  kMissingTurn,     // granules lie in order
+  kRegistersReused, // a left operand is written while products may read it
+  kBufferReused,    // likewise the right one
+  kNumProductMistakes
+};
+
+struct PlantedProduct {
+  const uint16_t *left, *right;
+  float* out;
+};
+
+template <int mistake>
+PGCONV_KERNEL(128) planted_product(const PlantedProduct p) {
+  unsigned char* memory = shared_memory<unsigned char>();
+  const int row = warp() * 16 + lane() / 4, t = lane() % 4;
+  float sums[4][4] = {};
+  uint32_t own[2][4];
+  for (int panel = 0; panel < 2; ++panel) {
+    unsigned char* rows = memory + (mistake == kBufferReused ? 0 : panel * 4096);
+    for (int k = thread(); k < 256; k += threads()) {
+      const int column = k / 8, granule = k % 8, place = mistake == kMissingTurn ? granule : granule ^ column % 8;
+      copy_async<16>(rows + column * 128 + place * 16, p.right + column * 128 + panel * 64 + granule * 8, true);
+    }
+    commit_copies();
+    wait_copies<0>();
+    if (mistake != kMissingFence) fence_shared();
+    sync_block();
+    for (int q = 0; q < 4; ++q) {
+      auto& left = own[mistake == kRegistersReused ? 0 : q % 2];
+      for (int n = 0; n < 4; ++n)
+        left[n] = *reinterpret_cast<const uint32_t*>(p.left + (row + n % 2 * 8) * 128 + panel * 64 + 16 * q + n / 2 * 8 + 2 * t);
+      if (mistake != kMissingBegin) warpgroup_begin();
+      warpgroup_multiply_add<Half>(sums, left, rows, 32 * q);
+      warpgroup_commit();
+      warpgroup_wait<1>();
+    }
+  }
+  if (mistake != kMissingWait) warpgroup_wait<0>();
+  hold_sums(sums);
+  for (int n = 0; n < 4; ++n)
+    for (int k = 0; k < 4; ++k) p.out[(row + k / 2 * 8) * 32 + 8 * n + 2 * t + k % 2] = sums[n][k];
+}
+
+inline void run_planted_product(Machine& machine, int mistake, const PlantedProduct& p) {
+  using Kernel = void (*)(PlantedProduct);
+  constexpr Kernel kernels[kNumProductMistakes] = {
+      planted_product<kRightProduct>, planted_product<kMissingWait>,     planted_product<kMissingBegin>, planted_product<kMissingFence>,
+      planted_product<kMissingTurn>,  planted_product<kRegistersReused>, planted_product<kBufferReused>};
+  launch(machine, kernels[mistake], Grid{1, 128, 2 * 4096}, p);
 }
 
 }  // namespace PGCONV_ISA
