@@ -1,8 +1,8 @@
 """Gradients of elements and net of a point convolution over neighbour lists, some outputs at a time.
 
 With ``dM[b,i,h,c] = sum_o W[o,c,h] grad[b,i,o]`` the features of a pair have the gradient
-``dphi[p,h] = sum_{b,c} dM[b,i,h,c] f[b,j,c]``: products of matrices, one for each output, whose pairs are padded to the longest list
-of the outputs taken together. Behind them come the net, by the native kernel where it takes it, and the coordinates. That gives the
+``dphi[p,h] = sum_{b,c} dM[b,i,h,c] f[b,j,c]``: products of matrices, one for each output, with pairs padded to the longest list of
+the outputs taken together. Behind them come the net, by the native kernel where it takes it, and the coordinates. That gives the
 gradients of u, by output, and of the net; that of v is the gradient of u in the adjoint problem, so that nothing is added up across
 outputs.
 """
