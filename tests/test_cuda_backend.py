@@ -332,3 +332,32 @@ def test_workspaces_do_not_grow_with_the_pairs(monkeypatch):
     point_conv.forward(tensors, spec, False)
     point_conv.backward([True] * 6, torch.zeros(1, outputs, 3).bfloat16(), tensors, spec, False)
     assert parts > 1 and len(seen) > 3 and max(seen) <= 1 << 20
+
+
+def test_workspaces_of_lists_do_not_grow_with_the_pairs(monkeypatch):
+    """Moments of one call of the kernel, and numbers of the pairs whose features' gradients are held at a time."""
+    length, seen, pairs = 64, [], []
+    tensors, spec = call("cpu", torch.bfloat16, batch=2, sets=2, nv=3000, nu=1000, channels=8)
+    lists = written(draw(2, [length] * 1000, 3000), "csr")
+
+    def moments(f, v, u, params, index, rowptr, first, *names):
+        hidden = int(names[-1].split(":")[2])
+        assert rowptr.shape[0] - 1 in (u.shape[1], f.shape[-3] * u.shape[1])
+        seen.append(f.shape[-3] * u.shape[1] * hidden * f.shape[-1])
+        return torch.zeros(f.shape[-3], u.shape[1], hidden, f.shape[-1])
+
+    def features(needs, grad, v, u, params, spec):
+        pairs.append(grad.shape[0] * grad.shape[1])
+        return torch.zeros_like(u), torch.zeros_like(params)
+
+    native = SimpleNamespace(point_list_moments=moments)
+    monkeypatch.setattr(point_lists, "ops", lambda: native)
+    monkeypatch.setattr(point_list_features, "_vjp", features)
+    for limit in (1 << 17, 1 << 15):  # some examples, some outputs of one
+        monkeypatch.setattr(point_lists, "MOMENTS", limit)
+        monkeypatch.setattr(point_list_features, "NUMBERS", 20 * limit)
+        seen.clear(), pairs.clear()
+        point_lists.forward(tensors, lists, spec, False)
+        assert sum(seen) == 2 * 1000 * 8 * (7 + 1) and max(seen) <= limit
+        point_lists.backward([True] * 6, torch.zeros(2, 1000, 3).bfloat16(), tensors, lists, spec, False)
+        assert max(seen) <= limit and len(pairs) > 2 and max(pairs) * 7 <= 20 * limit

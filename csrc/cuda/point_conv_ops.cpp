@@ -66,6 +66,7 @@ PointLists point_lists(const char* op, const PointCall& call, const Tensor& f, c
                        const Optional& first) {
   PointLists lists{};
   int64_t Nu = call.features.Nu;
+  if (call.features.Nv > INT32_MAX) fail(op, ": v: expected at most ", INT32_MAX, " inputs");
   auto take = [&](const char* name, const Optional& t, const std::vector<int64_t>& dims) {
     check_device(op, name, *t, f);
     check_tensor(op, name, *t, dims, ScalarType::Long);

@@ -53,6 +53,17 @@ struct ListShared {
   PGCONV_EVERYWHERE int size(int warps) const { return begin + warps * warp; }
 };
 
+// Where a warp is: its output in a set, and the first of its columns.
+struct ListPlace {
+  int64_t s, i;
+  int column;
+
+  PGCONV_DEVICE ListPlace of(const ListMoments& p, int64_t block, int thread, int channels) {
+    int64_t row_block = block % p.row_blocks, rest = block / p.row_blocks;
+    return {rest / p.column_blocks, row_block * p.warps + thread / kWarp, int(rest % p.column_blocks) * channels};
+  }
+};
+
 template <class E, class Tile, class Net>
 PGCONV_KERNEL_PER(Tile::threads, Tile::blocks) list_moments(const ListMoments p) {
   constexpr int parts = Tile::parts;
@@ -65,83 +76,72 @@ PGCONV_KERNEL_PER(Tile::threads, Tile::blocks) list_moments(const ListMoments p)
   moments.load(threads());
   commit_copies();
 
-  int64_t at = block();
-  const int64_t i = at % p.row_blocks * p.warps + warp();
-  at /= p.row_blocks;
-  const int column = int(at % p.column_blocks) * Tile::channels;
-  const int64_t s = at / p.column_blocks, row = s * lists.batch + i;
-  // Warps beyond the last output have no pairs.
-  int64_t begin = 0, end = 0;
-  if (i < e.Nu) {
+  const auto place = ListPlace::of(p, block(), thread(), Tile::channels);
+  // Pair k of the output is index[begin + k], or else input begin + k. Warps beyond the last output have none.
+  int64_t begin = 0;
+  int length = 0;
+  if (place.i < e.Nu) {
+    const int64_t row = place.s * lists.batch + place.i;
     begin = lists.rowptr ? lists.rowptr[row] : row * lists.padded;
-    end = lists.rowptr ? lists.rowptr[row + 1] : begin + lists.padded;
-    if (lists.index && end > lists.pairs) end = lists.pairs;
+    int64_t end = lists.rowptr ? lists.rowptr[row + 1] : begin + lists.padded;
+    length = int((lists.index && end > lists.pairs ? lists.pairs : end) - begin);
+    if (lists.first) begin = lists.first[row];
   }
-  const int64_t first = lists.first && i < e.Nu ? lists.first[row] : 0;
 
   auto* u = reinterpret_cast<float*>(memory);
-  if (lane() < p.u_fields) u[lane()] = e.u_fields[lane() * e.u_count + s * e.u_batch + (i < e.Nu ? i : 0)];
+  if (lane() < p.u_fields)
+    u[lane()] = e.u_fields[lane() * e.u_count + place.s * e.u_batch + (place.i < e.Nu ? place.i : 0)];
   const int pair_row = moments.pair_row;
   unsigned char* pairs = memory + shared.coords;
   unsigned char* own_pair = pairs + lane() % Tile::stage * pair_row;
   if (lane() < Tile::stage) put_no_coordinates(own_pair, p.net.shape.coord_dim, 2 * moments.steps);
 
   // The number of the lane's input among the pairs from k on, or -1.
-  auto number = [&](int64_t k) -> int64_t {
+  auto number = [&](int k) {
     k += lane();
-    if (lane() >= Tile::stage || k >= end) return -1;
-    int64_t j = lists.index ? lists.index[k] : first + (k - begin);
-    return j >= 0 && j < e.Nv ? j : -1;
+    if (lane() >= Tile::stage || k >= length) return -1;
+    int64_t j = lists.index ? lists.index[begin + k] : begin + k;
+    return j >= 0 && j < e.Nv ? int(j) : -1;
   };
   // No pair has signal 0. A lane copies the same columns of all pairs that it copies, and all fields of its own pair.
   constexpr int granules = Tile::channels / 8;
   static_assert(kWarp % granules == 0 && Tile::stage % (kWarp / granules) == 0, "whole rows of lanes");
-  const int own_column = column + lane() % granules * 8, own_image = own_column / p.C;
-  const uint16_t* own_f = p.f + (s * p.images + own_image) * e.Nv * p.C + (own_column - own_image * p.C);
-  const int64_t next_part = e.S * p.images * e.Nv * p.C;
-  auto load_stage = [&](int64_t j, int buffer) {
+  const int own_column = place.column + lane() % granules * 8, own_image = own_column / p.C;
+  const uint16_t* own_f = nullptr;
+  if (own_image < p.images) own_f = p.f + (place.s * p.images + own_image) * e.Nv * p.C + (own_column - own_image * p.C);
+  const float* own_fields = e.v_fields + place.s * e.v_batch;
+  auto load_stage = [&](int j, int buffer) {
     unsigned char* stage = memory + shared.stage + buffer * shared.stage_size;
-    PGCONV_UNROLL
+    PGCONV_ROLLED
     for (int k = 0; k < Tile::stage; k += kWarp / granules) {
-      int of = k + lane() / granules;
-      int64_t input = value_of_lane(j, of);
-      bool valid = input >= 0 && own_image < p.images;
-      const uint16_t* from = valid ? own_f + input * p.C : p.f;
+      int of = k + lane() / granules, input = value_of_lane(j, of);
+      bool valid = own_f && input >= 0;
+      const uint16_t* from = valid ? own_f + int64_t(input) * p.C : p.f;
       PGCONV_UNROLL
       for (int part = 0; part < parts; ++part)
         copy_async<16>(stage + (part * Tile::stage + of) * Tile::signal_row + lane() % granules * 16,
-                       valid ? from + part * next_part : p.f, valid);
+                       valid && part ? from + e.S * p.images * e.Nv * p.C : from, valid);
     }
     if (lane() >= Tile::stage) return;
-    const float* from = e.v_fields + (j >= 0 ? s * e.v_batch + j : 0);
+    const float* from = own_fields + (j >= 0 ? j : 0);
     PGCONV_ROLLED
     for (int c = 0; c < p.v_fields; ++c)
       copy_async<4>(stage + shared.fields + (c * Tile::stage + lane()) * 4, from + (j >= 0 ? c * e.v_count : 0), j >= 0);
   };
 
-  int64_t j = number(begin);
+  int j = number(0);
   wait_copies<0>();
   sync_block();
-  if (i >= e.Nu) return;
+  if (place.i >= e.Nu) return;
   moments.begin();
-  float* to = p.moments + (s * p.images * e.Nu + i) * p.net.shape.hidden * p.C;
-  const int64_t distance = e.Nu * p.net.shape.hidden * p.C;
 
   load_stage(j, 0);
   commit_copies();
-  int64_t next = number(begin + Tile::stage);
-  int buffer = 0;
-  bool onto = false;
-  for (int64_t k = begin; k < end; k += Tile::stage, buffer ^= 1) {
-    // Long sums are added up in memory.
-    if (k > begin && (k - begin) % kMostTerms == 0) {
-      moments.store(to, distance, column, p.images, p.C, onto);
-      moments.clear();
-      onto = true;
-    }
-    const int64_t own = j;
+  int next = number(Tile::stage), buffer = 0, k = 0;
+  auto add_stage = [&] {
+    const bool listed = j >= 0;
     j = next;
-    if (k + Tile::stage < end) load_stage(j, buffer ^ 1);
+    if (k + Tile::stage < length) load_stage(j, buffer ^ 1);
     commit_copies();
     next = number(k + 2 * Tile::stage);
     wait_copies<1>();
@@ -150,18 +150,27 @@ PGCONV_KERNEL_PER(Tile::threads, Tile::blocks) list_moments(const ListMoments p)
     if (lane() < Tile::stage) {
       const float* v = reinterpret_cast<const float*>(stage + shared.fields) + lane();
       const float *a = e.correlation ? u : v, *b = e.correlation ? v : u;
-      const int v_row = Tile::stage, a_row = e.correlation ? 1 : v_row, b_row = e.correlation ? v_row : 1;
+      const int a_row = e.correlation ? 1 : Tile::stage, b_row = e.correlation ? Tile::stage : 1;
       // Features of no pair are finite wherever the output is.
-      lane_coordinates(e, p.own, a, a_row, b, b_row, [&](int d, float x) { put_coordinate(own_pair, d, own >= 0 ? x : 0.0f); });
+      lane_coordinates(e, p.own, a, a_row, b, b_row, [&](int d, float x) { put_coordinate(own_pair, d, listed ? x : 0.0f); });
     }
     sync_warp();
-    const int left = end - k < Tile::stage ? int(end - k) : Tile::stage;
+    const int left = length - k < Tile::stage ? length - k : Tile::stage;
     PGCONV_ROLLED
     for (int n = 0; n < left; n += 16)
       moments.add(pairs + n * pair_row, stage + n * Tile::signal_row, Tile::stage * Tile::signal_row);
     sync_warp();
-  }
-  moments.store(to, distance, column, p.images, p.C, onto);
+  };
+  // Long sums are added up in memory.
+  do {
+    const int terms = length - k < kMostTerms ? length : k + int(kMostTerms);
+    for (; k < terms; k += Tile::stage, buffer ^= 1) add_stage();
+    const auto place = ListPlace::of(p, block_anew(), thread_anew(), Tile::channels);
+    const int64_t numbers = int64_t(p.net.shape.hidden) * p.C;
+    moments.store(p.moments + (place.s * p.images * e.Nu + place.i) * numbers, e.Nu * numbers, place.column, p.images, p.C,
+                  k > kMostTerms);
+    moments.clear();
+  } while (k < length);
 }
 
 }  // namespace PGCONV_ISA

@@ -84,7 +84,8 @@ class Lists(NamedTuple):
             rows = torch.searchsorted(rowptr, torch.arange(index.shape[0], device=index.device), right=True) - 1
         number = index.flatten()
         valid = (number >= 0) & (number < nv) & (rows < sets * nu)
-        inputs = torch.where(valid, torch.div(rows, max(1, nu), rounding_mode="floor") * nv + number, sets * nv)
+        inputs = torch.div(rows, max(1, nu), rounding_mode="floor") * nv + number
+        inputs = inputs.masked_fill(~valid, sets * nv)
         if sets * nv < 1 << 31:
             inputs = inputs.int()  # sorted in half the time
         inputs, order = torch.sort(inputs, stable=True)

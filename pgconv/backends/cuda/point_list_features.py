@@ -22,8 +22,8 @@ from pgconv.backends.reference.features import pair_features
 from pgconv.backends.reference.vjp import vjp
 from pgconv.spec import FeatureSpec
 
-NUMBERS = 1 << 24
-"""Numbers of the pairs taken together, unless one output has more: 64 MB."""
+NUMBERS = 1 << 26
+"""Numbers of the pairs taken together, unless one output has more: 256 MB. Calls with less to do cost more than they compute."""
 
 
 def gradients(
@@ -47,10 +47,10 @@ def gradients(
         of_set, row_in_set = torch.div(rows, nu, rounding_mode="floor"), rows % nu
         numbers = _numbers(lists, rows, nu, longest)
         valid = (numbers >= 0) & (numbers < nv)
-        place = of_set[:, None], torch.where(valid, numbers, 0)
+        place = of_set[:, None], numbers.masked_fill(~valid, 0)
         moments = _grad_moments(grads[of_set, row_in_set], weight, depthwise)  # [rows,columns,H]
         of_features = signals[place].flatten(2).float() @ moments
-        of_features = torch.where(valid[..., None], of_features, 0.0)
+        of_features = of_features.masked_fill(~valid[..., None], 0.0)
         of_u, of_params = _vjp(needs, of_features, points[place], outputs[of_set, row_in_set], params, spec)
         if total_u is not None:
             total_u[part] = of_u
@@ -99,8 +99,10 @@ def _numbers(lists: Lists, rows: Tensor, nu: int, longest: int) -> Tensor:
     begin, end = lists.rowptr[rows, None], lists.rowptr[rows + 1, None]
     places = begin + torch.arange(longest, device=rows.device)
     if lists.index is None:
-        return torch.where(places < end, lists.first[rows, None] + (places - begin), -1)
-    return torch.where(places < end, lists.index[places.clamp(max=lists.index.shape[0] - 1)], -1)
+        numbers = lists.first[rows, None] + (places - begin)
+    else:
+        numbers = lists.index[places.clamp(max=lists.index.shape[0] - 1)]
+    return numbers.masked_fill(places >= end, -1)
 
 
 def _pieces(lists: Lists, rows: int, nu: int, pair: int, row: int) -> Iterator[tuple[slice, int]]:
