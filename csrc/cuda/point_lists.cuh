@@ -112,21 +112,22 @@ PGCONV_KERNEL_PER(Tile::threads, Tile::blocks) list_moments(const ListMoments p)
   const float* own_fields = e.v_fields + place.s * e.v_batch;
   auto load_stage = [&](int j, int buffer) {
     unsigned char* stage = memory + shared.stage + buffer * shared.stage_size;
+    const int lane = thread_anew() % kWarp;
     PGCONV_ROLLED
     for (int k = 0; k < Tile::stage; k += kWarp / granules) {
-      int of = k + lane() / granules, input = value_of_lane(j, of);
+      int of = k + lane / granules, input = value_of_lane(j, of);
       bool valid = own_f && input >= 0;
       const uint16_t* from = valid ? own_f + int64_t(input) * p.C : p.f;
       PGCONV_UNROLL
       for (int part = 0; part < parts; ++part)
-        copy_async<16>(stage + (part * Tile::stage + of) * Tile::signal_row + lane() % granules * 16,
+        copy_async<16>(stage + (part * Tile::stage + of) * Tile::signal_row + lane % granules * 16,
                        valid && part ? from + e.S * p.images * e.Nv * p.C : from, valid);
     }
-    if (lane() >= Tile::stage) return;
+    if (lane >= Tile::stage) return;
     const float* from = own_fields + (j >= 0 ? j : 0);
     PGCONV_ROLLED
     for (int c = 0; c < p.v_fields; ++c)
-      copy_async<4>(stage + shared.fields + (c * Tile::stage + lane()) * 4, from + (j >= 0 ? c * e.v_count : 0), j >= 0);
+      copy_async<4>(stage + shared.fields + (c * Tile::stage + lane) * 4, from + (j >= 0 ? c * e.v_count : 0), j >= 0);
   };
 
   int j = number(0);
