@@ -22,7 +22,7 @@ test: $(VENV)/.test
 
 # The native tests on a library built with the address and undefined-behaviour sanitizers, in a package of its own.
 SANITIZED := build/sanitize
-SANITIZED_TESTS := native_conv native_points bfloat16 point_rotations emulator cuda_features cuda_points cuda_conv
+SANITIZED_TESTS := native_conv native_points bfloat16 point_rotations emulator cuda_features cuda_points cuda_lists cuda_conv
 test-sanitize: $(VENV)/.test
 	mkdir -p $(SANITIZED)/pgconv
 	cp -r pgconv/. $(SANITIZED)/pgconv
@@ -63,7 +63,7 @@ test-gpu:
 	cmake --build build/gpu
 	PYTHONPATH=$(CURDIR) OMP_NUM_THREADS=2 $(GPU_PYTHON) -m pytest -q \
 	  $$($(GPU_PYTHON) -c "import xdist" 2>/dev/null && echo --numprocesses $(GPU_WORKERS)) tests/test_emulator.py tests/test_cuda_features.py \
-	  tests/test_cuda_points.py tests/test_cuda_conv.py tests/test_cuda_backend.py tests/test_gpu_contract.py $(ARGS)
+	  tests/test_cuda_points.py tests/test_cuda_lists.py tests/test_cuda_conv.py tests/test_cuda_backend.py tests/test_gpu_contract.py $(ARGS)
 
 # Both operations, in bounded time: code is compiled for some cases only, and rounds end with the time. Results go to
 # build/gpu. DEVICE=cpu rehearses without a GPU (with DTYPE=float32 on the native CPU code); ARGS, IMAGE_ARGS and POINT_ARGS

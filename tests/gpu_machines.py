@@ -53,6 +53,11 @@ class Emulated:
         call = bits, f.dtype == torch.float16, v, u, params
         return self._call("point_moments", *call, *self._text(spec))
 
+    def point_list_moments(self, f, v, u, params, lists, spec):
+        bits = f.contiguous().view(torch.int16).numpy().view(np.uint16)
+        call = bits, f.dtype == torch.float16, v, u, params, *lists
+        return self._call("point_list_moments", *call, *self._text(spec))
+
     def point_gradient(self, grad, f, v, u, params, spec):
         bits = [x.contiguous().view(torch.int16).numpy().view(np.uint16) for x in (grad, f)]
         return self._call("point_gradient", *bits, f.dtype == torch.float16, v, u, params, *self._text(spec))
@@ -116,10 +121,14 @@ class Device:
     def _point(self, name, *args):
         *tensors, spec = args
         text = spec.group, spec.chart, spec.part, spec.form, spec.net
-        return getattr(torch.ops.pgconv_C, name)(*(x.contiguous().cuda() for x in tensors), *text)
+        here = (None if x is None else x.contiguous().cuda() for x in tensors)
+        return getattr(torch.ops.pgconv_C, name)(*here, *text)
 
     def point_moments(self, *args):
         return self._point("point_moments", *args).cpu()
+
+    def point_list_moments(self, f, v, u, params, lists, spec):
+        return self._point("point_list_moments", f, v, u, params, *lists, spec).cpu()
 
     def point_gradient(self, *args):
         return tuple(x.cpu() for x in self._point("point_gradient", *args))

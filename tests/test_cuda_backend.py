@@ -8,11 +8,12 @@ import pytest
 import torch
 from feature_checks import make_net, operands
 from gpu_machines import machines
+from list_checks import FORMS, draw, written
 
 import pgconv
 from pgconv import groups
 from pgconv.backends.cuda import backend as cuda
-from pgconv.backends.cuda import library, point_conv
+from pgconv.backends.cuda import library, point_conv, point_list_features, point_lists
 from pgconv.backends.lists import Lists
 from pgconv.backends.reference.group_conv2d import group_conv2d as image_reference
 from pgconv.backends.reference.point_conv import point_conv as reference
@@ -36,13 +37,20 @@ def device(request, monkeypatch):
     def gradient(grad, f, v, u, params, group, chart, part, form, net):
         return machine.point_gradient(grad, f, v, u, params, FeatureSpec(group, chart, part, form, net))
 
+    def list_moments(f, v, u, params, index, rowptr, first, group, chart, part, form, net):
+        spec = FeatureSpec(group, chart, part, form, net)
+        return machine.point_list_moments(f, v, u, params, Lists(index, rowptr, first), spec)
+
     native = SimpleNamespace(
         point_moments=moments,
+        point_list_moments=list_moments,
         point_gradient=gradient,
         cuda_why_not_moments=machine.why_not_moments,
         cuda_why_not_gradient=machine.why_not_gradient,
+        cuda_why_not_net=machine.module.why_not_net,
     )
-    monkeypatch.setattr(point_conv, "ops", lambda: native)
+    for module in (point_conv, point_lists, point_list_features):
+        monkeypatch.setattr(module, "ops", lambda: native)
     return "cpu"
 
 
@@ -143,6 +151,78 @@ def test_float32_keeps_the_bounds_of_float32(device, scale, sets, depthwise):
         assert x.dtype == torch.float32 and error(x, y) < 1e-5
 
 
+def on_lists(device, lists, tensors, spec, depthwise, bound, dtype=None):
+    """Values and all gradients against the definition in float64."""
+    lists = Lists(*(None if x is None else x.to(device) for x in lists))
+    leaves = [None if x is None else x.requires_grad_() for x in wide(tensors)]
+    want = reference(*leaves, Lists(*(None if x is None else x.cpu() for x in lists)), spec, depthwise)
+    found = point_lists.forward(tensors, lists, spec, depthwise)
+    assert found.dtype == tensors[0].dtype and found.shape == want.shape
+    assert error(found, want.detach()) < bound
+    grad = torch.randn(want.shape, generator=torch.Generator().manual_seed(4)).to(found.dtype).to(device)
+    given = [x for x in leaves if x is not None]
+    gradients = iter(torch.autograd.grad(want, given, grad.double().cpu()))
+    found = point_lists.backward([True] * 6, grad, tensors, lists, spec, depthwise)
+    for name, x, own in zip(("f", "v", "u", "params", "weight", "bias"), found, tensors):
+        assert (x is None) == (own is None), name
+        if own is not None:
+            assert x.dtype == own.dtype and x.shape == own.shape, name
+            assert error(x, next(gradients)) < bound, name
+    for one in range(6):
+        only = point_lists.backward([one == k for k in range(6)], grad, tensors, lists, spec, depthwise)
+        assert all(
+            torch.equal(x, y) if k == one and y is not None else x is None for k, (x, y) in enumerate(zip(only, found))
+        )
+
+
+@FORMS
+@pytest.mark.parametrize("own_lists", [False, True], ids=["shared lists", "own lists"])
+@pytest.mark.parametrize("sets", [1, 2])
+@pytest.mark.parametrize("depthwise", [True, False])
+@pytest.mark.parametrize("pieces", [False, True], ids=["at once", "in pieces"])
+def test_neighbour_lists(device, monkeypatch, form, own_lists, sets, depthwise, pieces):
+    tensors, spec = call(device, torch.float16, sets=sets, depthwise=depthwise)
+    if pieces:
+        monkeypatch.setattr(point_lists, "MOMENTS", 300)
+        monkeypatch.setattr(point_list_features, "NUMBERS", 3000)
+    lists = written(draw(2 if own_lists else 1, (5, 17, 0, 9, 1, 20), 21, form), form)
+    on_lists(device, lists, tensors, spec, depthwise, 2e-2)
+
+
+@FORMS
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("sets", [1, 2])
+def test_neighbour_lists_in_float32(device, form, sets, bias):
+    tensors, spec = call(device, torch.float32, sets=sets, bias=bias, channels=9)
+    tensors[0] = tensors[0] * torch.logspace(0, 6, 9, device=tensors[0].device)
+    lists = written(draw(2, (5, 17, 0, 9, 1, 20), 21, form), form)
+    on_lists(device, lists, tensors, spec, False, 1e-5)
+
+
+@pytest.mark.parametrize("form", ["convolution", "correlation"])
+def test_neighbour_lists_of_a_net_without_native_features(device, monkeypatch, form):
+    """Then its derivatives are plain PyTorch's."""
+    tensors, spec = call(device, torch.bfloat16)
+    if device == "cpu":
+        point_list_features.ops().cuda_why_not_net = lambda net, size: "no"
+    else:
+        own = SimpleNamespace(cuda_why_not_net=lambda net, size: "no")
+        monkeypatch.setattr(point_list_features, "ops", lambda: own)
+    lists = written(draw(2, (5, 17, 0, 9, 1, 20), 21), "csr")
+    on_lists(device, lists, tensors, replace(spec, form=form), False, 3e-2)
+
+
+def test_neighbour_lists_of_nothing(device):
+    for nv, nu in ((0, 3), (3, 0), (4, 3)):
+        tensors, spec = call(device, nv=nv, nu=nu)
+        for form in ("csr", "runs"):
+            lists = Lists(*(None if x is None else x.to(device) for x in written([[[]] * nu] * 2, form)))
+            assert torch.equal(point_lists.forward(tensors, lists, spec, False).cpu(), torch.zeros(2, nu, 3).half())
+            grad = torch.ones(2, nu, 3, dtype=torch.float16, device=device)
+            for x, own in zip(point_lists.backward([True] * 6, grad, tensors, lists, spec, False), tensors):
+                assert x.shape == own.shape and not x.any()
+
+
 def test_signals_at_any_address(device):
     """The kernel reads 16 bytes at once; a view may begin anywhere."""
     (f, *rest), spec = call(device, channels=8)
@@ -155,12 +235,12 @@ def test_signals_at_any_address(device):
         assert error(x, y.double().cpu()) < 1e-3
 
 
-def facts(dtypes=("float16", "float32", "float32", "float32", "float16"), net="sin:3:32:3", lists=0, inputs=1000):
+def facts(dtypes=("float16", "float32", "float32", "float32", "float16"), net="sin:3:32:3", inputs=1000, listed=None):
     return Facts(
         "point_conv",
         "cuda",
         dtypes,
-        (("lists", lists), ("Nv", inputs)),
+        (("lists", int(listed is not None)), ("Nv", inputs), ("B", 2), ("Nu", 50), ("pairs", 100 * (listed or inputs))),
         FeatureSpec("SE(2)", "product", "all", "convolution", net),
     )
 
@@ -173,8 +253,10 @@ def facts(dtypes=("float16", "float32", "float32", "float32", "float16"), net="s
         ({"dtypes": ("float64",) * 5}, "float16, bfloat16"),
         ({"dtypes": ("float16", "float32", "float32", "float32", "bfloat16")}, "float16, bfloat16"),
         ({"dtypes": ("float16",) * 5}, "float32"),
-        ({"lists": 1}, "neighbour lists"),
+        ({"listed": 20}, None),
         ({"inputs": 20000}, "bfloat16 has it"),
+        ({"inputs": 20000, "listed": 20}, None),
+        ({"inputs": 20000, "listed": 20000}, "bfloat16 has it"),
         ({"net": "sin:3:65:3"}, "too wide"),
     ],
 )
@@ -250,3 +332,32 @@ def test_workspaces_do_not_grow_with_the_pairs(monkeypatch):
     point_conv.forward(tensors, spec, False)
     point_conv.backward([True] * 6, torch.zeros(1, outputs, 3).bfloat16(), tensors, spec, False)
     assert parts > 1 and len(seen) > 3 and max(seen) <= 1 << 20
+
+
+def test_workspaces_of_lists_do_not_grow_with_the_pairs(monkeypatch):
+    """Moments of one call of the kernel, and numbers of the pairs whose features' gradients are held at a time."""
+    length, seen, pairs = 64, [], []
+    tensors, spec = call("cpu", torch.bfloat16, batch=2, sets=2, nv=3000, nu=1000, channels=8)
+    lists = written(draw(2, [length] * 1000, 3000), "csr")
+
+    def moments(f, v, u, params, index, rowptr, first, *names):
+        hidden = int(names[-1].split(":")[2])
+        assert rowptr.shape[0] - 1 in (u.shape[1], f.shape[-3] * u.shape[1])
+        seen.append(f.shape[-3] * u.shape[1] * hidden * f.shape[-1])
+        return torch.zeros(f.shape[-3], u.shape[1], hidden, f.shape[-1])
+
+    def features(needs, grad, v, u, params, spec):
+        pairs.append(grad.shape[0] * grad.shape[1])
+        return torch.zeros_like(u), torch.zeros_like(params)
+
+    native = SimpleNamespace(point_list_moments=moments)
+    monkeypatch.setattr(point_lists, "ops", lambda: native)
+    monkeypatch.setattr(point_list_features, "_vjp", features)
+    for limit in (1 << 17, 1 << 15):  # some examples, some outputs of one
+        monkeypatch.setattr(point_lists, "MOMENTS", limit)
+        monkeypatch.setattr(point_list_features, "NUMBERS", 20 * limit)
+        seen.clear(), pairs.clear()
+        point_lists.forward(tensors, lists, spec, False)
+        assert sum(seen) == 2 * 1000 * 8 * (7 + 1) and max(seen) <= limit
+        point_lists.backward([True] * 6, torch.zeros(2, 1000, 3).bfloat16(), tensors, lists, spec, False)
+        assert max(seen) <= limit and len(pairs) > 2 and max(pairs) * 7 <= 20 * limit

@@ -35,6 +35,7 @@ OPERATORS = (
     "relative_features",
     "relative_features_backward",
     "point_moments",
+    "point_list_moments",
     "point_gradient",
     "conv_chain",
     "group_last",
@@ -120,6 +121,7 @@ MOST = {
     "conv_head_gradient": (255, 0),
     "conv_feature_gradient": (255, 0),
     "point_moments": (255, 0),
+    "list_moments": (255, 0),
     "point_gradient": (255, 0),
     "net_forwardIf": (255, 16),
     "net_backwardIf": (255, 16),
@@ -148,6 +150,7 @@ PORTABLE_CHAIN = "conv_chain.*Lb0E"
         ("conv_head_gradient", 8),
         ("conv_feature_gradient", 8),
         ("point_moments", 21),
+        ("list_moments", 10),
         ("point_gradient", 8),
     ],
 )

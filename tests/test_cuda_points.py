@@ -4,6 +4,7 @@ import pytest
 import torch
 from feature_checks import make_net, operands
 from gpu_machines import machines
+from point_checks import EVERY_GROUP_CHART_AND_FORM, HALVES, assert_close, call, random
 
 from pgconv import groups
 from pgconv.backends.reference.features import pair_features
@@ -13,13 +14,6 @@ from pgconv.spec import FeatureSpec
 MACHINES = machines()
 if not MACHINES:
     pytest.skip("neither the emulator nor a GPU", allow_module_level=True)
-
-HALVES = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
-EVERY_GROUP_CHART_AND_FORM = pytest.mark.parametrize(
-    ("name", "chart", "form"),
-    [(n, c, f) for n in groups.names() for c in groups.get(n).charts for f in ("convolution", "correlation")],
-)
-UNIT = {torch.float16: 2.0**-12, torch.bfloat16: 2.0**-9}  # the relative error of one rounding
 
 
 @pytest.fixture(params=MACHINES)
@@ -31,18 +25,6 @@ def moments(f, v, u, params, spec):
     """The definition, with the features rounded to the signal's type."""
     phi = pair_features(v[:, None], u[:, :, None], params, spec).to(f.dtype)
     return torch.einsum("bijh,bjc->bihc", phi.expand(f.shape[0], -1, -1, -1), f)
-
-
-def assert_close(found, want, same, dtype, name=None):
-    """Twice the error of the definition in 16 bits (``same``), and a rounding of the result."""
-    assert found.shape == want.shape, name
-    if want.numel():
-        own = (same.double() - want).norm()
-        assert (found.double() - want).norm() <= 2 * own + UNIT[dtype] * want.norm() + 1e-9, name
-
-
-def random(shape, dtype, seed):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
 
 def check(machine, spec, batch, channels, v, u, params, dtype):
@@ -66,12 +48,6 @@ def check_gradient(machine, spec, batch, channels, v, u, params, dtype):
     same = by_definition(f, grad, v, u, params)
     for name, *gradients in zip(("v", "u", "params"), found, want, same):
         assert_close(*gradients, dtype, name)
-
-
-def call(name, activation="sin", chart="product", part="all", form="convolution", hidden=32, layers=3):
-    group = groups.get(name)
-    net = make_net(activation, group.coord_dim_of(chart, part), hidden, layers)
-    return group, net, FeatureSpec(name, chart, part, form, net.net_spec)
 
 
 @EVERY_GROUP_CHART_AND_FORM

@@ -67,7 +67,7 @@ def image(device, dtype, order, seed=0, batch=3, size=(20, 16), per_example=Fals
     return Call(function, [x.requires_grad_() for x in (f, phi.sin(), weight / 40)], cotangent)
 
 
-def points(device, dtype, seed=0, batch=2, count=150, sets=2):
+def points(device, dtype, seed=0, batch=2, count=150, sets=2, listed=0):
     group, net = groups.get("SE(2)"), make_net("sin", 3, hidden=32)
     spec = FeatureSpec("SE(2)", "product", "all", "convolution", net.net_spec)
     elements = [x.to(device) for x in operands(group, net, sets, count, sets, count, torch.float32)]
@@ -75,9 +75,13 @@ def points(device, dtype, seed=0, batch=2, count=150, sets=2):
     f, weight, bias, cotangent = (x.to(dtype) for x in draw(device, seed, *shapes))
     weight, bias = weight / 40, bias / 40
     plan = f"{'cuda' if device == 'cuda' else 'cpp'}:aggregate"
+    index = None
+    if listed:
+        generator = torch.Generator().manual_seed(5)
+        index = torch.randint(-1, count, (batch, count, listed), generator=generator).to(device)
 
     def function(f, v, u, params, weight, bias):
-        return pgconv.ops.point_conv(f, v, u, params, weight, bias, None, None, None, str(spec), False, plan)
+        return pgconv.ops.point_conv(f, v, u, params, weight, bias, index, None, None, str(spec), False, plan)
 
     return Call(function, [x.requires_grad_() for x in (f, *elements, weight, bias)], cotangent)
 
@@ -105,6 +109,7 @@ KINDS = {
     "aggregate": lambda *call, **changes: image(*call, "aggregate", **changes),
     "aggregate-each": lambda *call, **changes: image(*call, "aggregate", per_example=True, **changes),
     "points": points,
+    "lists": lambda *call, **changes: points(*call, listed=20, **changes),
     "images-functional": functional,
     "points-functional": lambda *call, **changes: functional(*call, op="point_conv", **changes),
 }

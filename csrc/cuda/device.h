@@ -77,6 +77,11 @@ template <class T>
 PGCONV_DEVICE T exchange(T x, int mask) {
   return __shfl_xor_sync(0xffffffffu, x, mask);
 }
+// The value of that lane.
+template <class T>
+PGCONV_DEVICE T value_of_lane(T x, int source) {
+  return __shfl_sync(0xffffffffu, x, source);
+}
 
 PGCONV_DEVICE uint32_t shared_address(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
 
@@ -215,10 +220,14 @@ PGCONV_DEVICE T* shared_memory() {
 PGCONV_DEVICE void sync_block() { emulator::sync_block(); }
 PGCONV_DEVICE void sync_warp() { emulator::sync_warp(); }
 template <class T>
-PGCONV_DEVICE T exchange(T x, int mask) {
+PGCONV_DEVICE T value_of_lane(T x, int source) {
   T result;
-  emulator::exchange(&x, &result, sizeof(T), mask);
+  emulator::value_of_lane(&x, &result, sizeof(T), source);
   return result;
+}
+template <class T>
+PGCONV_DEVICE T exchange(T x, int mask) {
+  return value_of_lane(x, thread() % kWarp ^ mask);
 }
 
 template <int bytes>

@@ -30,6 +30,14 @@ struct HalfNet {
   PGCONV_EVERYWHERE int steps() const { return row_steps(shape.coord_dim); }
 };
 
+// Signals in float16 show errors that vanish beside the rounding of bfloat16; and every further layer of sines multiplies the
+// rounding of the one before by omega0 times its weights.
+template <class E>
+inline bool needs_split(const NetShape& shape) {
+  constexpr bool half = !E::wide;
+  return shape.activation == kSin ? half || shape.hidden_layers > 2 : half && shape.hidden_layers > 2;
+}
+
 HalfNet packed_half_net(Machine& machine, const NetShape& shape, int width, bool split, bool exact, const float* params);
 
 // The k-th of the two parts of a number.

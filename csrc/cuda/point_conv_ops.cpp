@@ -1,10 +1,12 @@
 // The point convolution as operators on CUDA tensors.
 #include <torch/csrc/stable/library.h>
 
+#include <optional>
 #include <tuple>
 
 #include "ops.h"
 #include "point_conv.h"
+#include "point_lists.h"
 
 namespace pgconv {
 namespace {
@@ -57,6 +59,56 @@ Tensor moments(const Tensor& f, const Tensor& v, const Tensor& u, const Tensor& 
   return out;
 }
 
+using Optional = std::optional<Tensor>;
+
+// Forms of lists as in pgconv/backends/lists.py. Their numbers are not looked at here: the host would wait for them.
+PointLists point_lists(const char* op, const PointCall& call, const Tensor& f, const Optional& index, const Optional& rowptr,
+                       const Optional& first) {
+  PointLists lists{};
+  int64_t Nu = call.features.Nu;
+  if (call.features.Nv > INT32_MAX) fail(op, ": v: expected at most ", INT32_MAX, " inputs");
+  auto take = [&](const char* name, const Optional& t, const std::vector<int64_t>& dims) {
+    check_device(op, name, *t, f);
+    check_tensor(op, name, *t, dims, ScalarType::Long);
+    return data<int64_t>(*t);
+  };
+  auto check_sets = [&](int64_t sets, const char* name) {
+    if (sets != 1 && sets != call.B) fail(op, ": ", name, ": expected lists of 1 or ", call.B, " examples, got ", sets);
+    lists.batch = sets == 1 ? 0 : Nu;
+  };
+  if (!rowptr) {
+    if (!index || first) fail(op, ": expected index, or rowptr with index or first");
+    lists.index = take("index", index, {-1, Nu, -1});
+    lists.padded = index->size(2);
+    check_sets(index->size(0), "index");
+  } else {
+    if (bool(index) == bool(first)) fail(op, ": expected index or first with rowptr");
+    int64_t rows = rowptr->dim() == 1 ? rowptr->size(0) - 1 : -1;
+    if (rows != Nu && rows != call.B * Nu) fail(op, ": rowptr: expected ", Nu, " or ", call.B * Nu, " rows");
+    lists.rowptr = take("rowptr", rowptr, {rows + 1});
+    if (index) lists.index = take("index", index, {-1});
+    if (first) lists.first = take("first", first, {rows});
+    lists.batch = rows == Nu ? 0 : Nu;
+  }
+  if (index) lists.pairs = index->numel();
+  return lists;
+}
+
+Tensor list_moments(const Tensor& f, const Tensor& v, const Tensor& u, const Tensor& params, const Optional& index,
+                    const Optional& rowptr, const Optional& first, const std::string& group, const std::string& chart,
+                    const std::string& part, const std::string& form, const std::string& net) {
+  const char* op = "point_list_moments";
+  auto call = point_call(op, f, v, u, params, group, chart, part, form, net);
+  if (const char* reason = why_not_moments(call.features.shape)) fail(op, ": ", reason);
+  PointLists lists = point_lists(op, call, f, index, rowptr, first);
+  if (lists.batch) call.features.S = call.B;
+  TorchMachine machine(f);
+  Tensor out = torch::stable::new_empty(f, {call.B, call.features.Nu, call.features.shape.hidden, call.C}, ScalarType::Float);
+  point_list_moments_of(machine, call.features, lists, call.B, call.C, call.type, data<uint16_t>(f), data<float>(v), data<float>(u),
+                        data<float>(params), mutable_data<float>(out));
+  return out;
+}
+
 std::tuple<Tensor, Tensor, Tensor> gradient(const Tensor& grad, const Tensor& f, const Tensor& v, const Tensor& u,
                                             const Tensor& params, const std::string& group, const std::string& chart,
                                             const std::string& part, const std::string& form, const std::string& net) {
@@ -99,6 +151,10 @@ STABLE_TORCH_LIBRARY_FRAGMENT(pgconv_C, m) {
   m.def(
       "point_moments(Tensor f, Tensor v, Tensor u, Tensor params, str group, str chart, str part, str form, str net) "
       "-> Tensor");
+  // The same over lists: index [B or 1, Nu, K], padded with -1; or rowptr [Nu + 1] or [B Nu + 1] with index [pairs] or first [rows].
+  m.def(
+      "point_list_moments(Tensor f, Tensor v, Tensor u, Tensor params, Tensor? index, Tensor? rowptr, Tensor? first, str group, "
+      "str chart, str part, str form, str net) -> Tensor");
   // Gradients of v, u and params from that of the moments, in the type of f.
   m.def(
       "point_gradient(Tensor grad, Tensor f, Tensor v, Tensor u, Tensor params, str group, str chart, str part, str form, "
@@ -109,6 +165,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(pgconv_C, m) {
 
 STABLE_TORCH_LIBRARY_IMPL(pgconv_C, CUDA, m) {
   m.impl("point_moments", TORCH_BOX(&pgconv::moments));
+  m.impl("point_list_moments", TORCH_BOX(&pgconv::list_moments));
   m.impl("point_gradient", TORCH_BOX(&pgconv::gradient));
 }
 

@@ -25,14 +25,6 @@ bool fits(const NetShape& shape) {
   return shape.hidden <= Tile::width && PointShared<Tile>::of(net, kMaxFields, kMaxFields).size <= kMostSharedBytes;
 }
 
-// Signals in float16 show errors that vanish beside the rounding of bfloat16; and every further layer of sines multiplies the
-// rounding of the one before by omega0 times its weights.
-template <class E>
-bool needs_split(const NetShape& shape) {
-  constexpr bool half = std::is_same<E, Half>::value;
-  return shape.activation == kSin ? half || shape.hidden_layers > 2 : half && shape.hidden_layers > 2;
-}
-
 template <class E, class Tile, class Net>
 void run(Machine& machine, const FeaturesCall& call, const PointMoments& problem, const float* params, float* moments) {
   const NetShape& shape = call.shape;

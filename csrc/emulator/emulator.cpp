@@ -247,16 +247,16 @@ void together(const char* name, void* operands, const std::function<void(Operand
   running->meet(running->warp(), running->current % kWarp, name, operands, step);
 }
 
-void exchange(const void* value, void* result, int bytes, int mask) {
+void value_of_lane(const void* value, void* result, int bytes, int source) {
   struct Lane {
     const void* value;
     void* result;
-  } own{value, result};
-  together("exchange", &own, [bytes, mask](Operands lanes) {
-    for (int l = 0; l < kWarp; ++l) {
-      auto at = [&](int k) { return static_cast<Lane*>(lanes[k]); };
-      if (at(l) && at(l ^ mask)) std::memcpy(at(l)->result, at(l ^ mask)->value, bytes);
-    }
+    int source;
+  } own{value, result, source};
+  together("value_of_lane", &own, [bytes](Operands lanes) {
+    auto at = [&](int l) { return static_cast<Lane*>(lanes[l]); };
+    for (int l = 0; l < kWarp; ++l)
+      if (at(l) && at(at(l)->source)) std::memcpy(at(l)->result, at(at(l)->source)->value, bytes);
   });
 }
 

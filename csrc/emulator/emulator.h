@@ -64,7 +64,8 @@ int64_t blocks();
 unsigned char* shared_memory();
 void sync_block();
 void sync_warp();
-void exchange(const void* value, void* result, int bytes, int mask);
+// Each lane names the one whose value it takes; where there is none its result stays as it was.
+void value_of_lane(const void* value, void* result, int bytes, int source);
 
 // A step that the lanes of the calling thread's warp take together: each brings its operands, and when all are there `step` is
 // called once with those of all lanes, in order. `name` tells instructions apart: lanes that meet in different ones are an

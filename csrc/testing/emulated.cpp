@@ -9,6 +9,7 @@
 #include "../cuda/features.h"
 #include "../cuda/group_last.h"
 #include "../cuda/point_conv.h"
+#include "../cuda/point_lists.h"
 #include "names.h"
 #include "planted.cuh"
 
@@ -127,6 +128,26 @@ static Array<float> moments(unsigned seed, Array<uint16_t> f, bool half, Array<f
   Array<float> out({B, call.Nu, int64_t(call.shape.hidden), C});
   point_moments_of(host, call, B, C, parts ? kFloat16Parts : half ? kFloat16 : kBfloat16Type, f.data(), v.data(), u.data(), params.data(),
                    out.mutable_data());
+  return out;
+}
+
+// The same over lists, of which some may be missing: index [pairs] or [B or 1, Nu, K], rowptr [Nu + 1] or [B Nu + 1], first [rows].
+static Array<float> list_moments(unsigned seed, Array<uint16_t> f, bool half, Array<float> v, Array<float> u, Array<float> params,
+                                 const std::optional<Array<int64_t>>& index, const std::optional<Array<int64_t>>& rowptr,
+                                 const std::optional<Array<int64_t>>& first, const std::string& group, const std::string& chart,
+                                 const std::string& part, bool correlation, const std::string& text) {
+  Host host(seed);
+  auto call = make_call(v, u, group, chart, part, correlation, text);
+  refuse(why_not_moments(call.shape));
+  bool parts = f.ndim() == 4;
+  int64_t B = f.shape(parts), C = f.shape(2 + parts);
+  auto at = [](const std::optional<Array<int64_t>>& array) { return array ? array->data() : nullptr; };
+  PointLists lists{at(rowptr), at(index), at(first), rowptr ? 0 : index->shape(2), index ? index->size() : 0, 0};
+  bool own = rowptr ? rowptr->size() - 1 != call.Nu : index->shape(0) > 1;
+  if (own) lists.batch = call.Nu, call.S = B;
+  Array<float> out({B, call.Nu, int64_t(call.shape.hidden), C});
+  point_list_moments_of(host, call, lists, B, C, parts ? kFloat16Parts : half ? kFloat16 : kBfloat16Type, f.data(), v.data(),
+                        u.data(), params.data(), out.mutable_data());
   return out;
 }
 
@@ -260,6 +281,9 @@ PYBIND11_MODULE(_emulated, m) {
   m.def("point_moments", &moments, py::arg("seed"), py::arg("f").noconvert(), py::arg("half"), py::arg("v").noconvert(),
         py::arg("u").noconvert(), py::arg("params").noconvert(), py::arg("group"), py::arg("chart"), py::arg("part"),
         py::arg("correlation"), py::arg("net"));
+  m.def("point_list_moments", &list_moments, py::arg("seed"), py::arg("f").noconvert(), py::arg("half"), py::arg("v").noconvert(),
+        py::arg("u").noconvert(), py::arg("params").noconvert(), py::arg("index").noconvert(), py::arg("rowptr").noconvert(),
+        py::arg("first").noconvert(), py::arg("group"), py::arg("chart"), py::arg("part"), py::arg("correlation"), py::arg("net"));
   m.def("point_gradient", &moments_gradient, py::arg("seed"), py::arg("grad").noconvert(), py::arg("f").noconvert(),
         py::arg("half"), py::arg("v").noconvert(), py::arg("u").noconvert(), py::arg("params").noconvert(),
         py::arg("group"), py::arg("chart"), py::arg("part"), py::arg("correlation"), py::arg("net"));

@@ -66,3 +66,37 @@ class Lists(NamedTuple):
             return Lists(None, rowptr, self.first.view(-1, nu)[:, rows].flatten())
         bounds = zip(starts[:, 0].tolist(), ends[:, -1].tolist())
         return Lists(torch.cat([self.index[begin:end] for begin, end in bounds]), rowptr)
+
+    def transposed(self, nu: int, nv: int) -> Lists:
+        """The outputs of every input, in order; numbers that are none of an input's are left out. The host waits for a device only
+        where inputs are consecutive, to see whether outputs then are, too."""
+        if self.first is not None and nu:
+            begin = self.first.view(-1, nu)
+            end = begin + self.rowptr.diff().view(-1, nu)
+            if bool(((begin.diff() >= 0) & (end.diff() >= 0)).all()):
+                return _runs(begin, end, nv)
+        index, rowptr, _ = self.written_out()
+        if rowptr is None:
+            sets, _, length = index.shape
+            rows = torch.arange(sets * nu, device=index.device)[:, None].expand(-1, length).flatten()
+        else:
+            sets = (rowptr.shape[0] - 1) // nu if nu else 1
+            rows = torch.searchsorted(rowptr, torch.arange(index.shape[0], device=index.device), right=True) - 1
+        number = index.flatten()
+        valid = (number >= 0) & (number < nv) & (rows < sets * nu)
+        inputs = torch.div(rows, max(1, nu), rounding_mode="floor") * nv + number
+        inputs = inputs.masked_fill(~valid, sets * nv)
+        if sets * nv < 1 << 31:
+            inputs = inputs.int()  # sorted in half the time
+        inputs, order = torch.sort(inputs, stable=True)
+        starts = torch.searchsorted(inputs, torch.arange(sets * nv + 1, dtype=inputs.dtype, device=inputs.device))
+        return Lists(rows[order] % max(1, nu), starts)
+
+
+def _runs(begin: Tensor, end: Tensor, nv: int) -> Lists:
+    """Of runs ``[sets,Nu]`` of inputs that advance from output to output: an input has the outputs from the first whose run ends
+    behind it to the last whose run begins before it."""
+    inputs = torch.arange(nv, device=begin.device).expand(begin.shape[0], -1).contiguous()
+    first, stop = (torch.searchsorted(x.contiguous(), inputs, right=True) for x in (end, begin))
+    counts = (stop - first).clamp(min=0).flatten()
+    return Lists(None, torch.cat([counts.new_zeros(1), counts.cumsum(0)]), first.flatten())

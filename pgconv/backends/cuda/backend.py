@@ -8,7 +8,8 @@ from typing import Any
 from pgconv.backends import native_features
 from pgconv.backends.base import raw_functions
 from pgconv.backends.cpp.library import ops
-from pgconv.backends.cuda import group_conv2d, library, point_conv
+from pgconv.backends.cuda import group_conv2d, library, point_conv, point_lists
+from pgconv.backends.lists import Lists
 from pgconv.spec import Facts
 
 _ORDERS = {**native_features.ORDERS, "group_conv2d": group_conv2d.ORDERS, "point_conv": ("aggregate",)}
@@ -58,11 +59,17 @@ def _group_conv2d_backward(order: str, needs, grad, f, phi, weight, geometry):
 
 
 def _point_conv(order: str, f, v, u, params, weight, bias, index, rowptr, first, spec, depthwise):
-    return point_conv.forward((f, v, u, params, weight, bias), spec, depthwise)
+    operands, lists = (f, v, u, params, weight, bias), Lists(index, rowptr, first)
+    if lists.dense:
+        return point_conv.forward(operands, spec, depthwise)
+    return point_lists.forward(operands, lists, spec, depthwise)
 
 
 def _point_conv_backward(order, needs, grad, f, v, u, params, weight, bias, index, rowptr, first, spec, depthwise):
-    return point_conv.backward(needs, grad, (f, v, u, params, weight, bias), spec, depthwise)
+    operands, lists = (f, v, u, params, weight, bias), Lists(index, rowptr, first)
+    if lists.dense:
+        return point_conv.backward(needs, grad, operands, spec, depthwise)
+    return point_lists.backward(needs, grad, operands, lists, spec, depthwise)
 
 
 _FUNCTIONS = native_features.FUNCTIONS | raw_functions(globals(), ("group_conv2d", "point_conv"))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 OCTET = 8
 """Numbers that are read at once,"""
 ALIGNMENT = 16
 """from addresses that are multiples of so many bytes."""
+LARGEST_EXPONENT = 14
+"""float16 ends at 2^16."""
 
 
 def whole_octets(n: int) -> int:
@@ -19,3 +23,19 @@ def aligned(x: Tensor) -> Tensor:
     """Contiguous, and copied only if it has to be: a view may begin anywhere."""
     x = x.contiguous()
     return x if x.data_ptr() % ALIGNMENT == 0 else x.clone()
+
+
+def whole_granules(f: Tensor) -> Tensor:
+    """Columns padded to octets, at addresses the kernels can read them from."""
+    return aligned(F.pad(f, (0, -f.shape[-1] % OCTET)))
+
+
+def float16_parts(f: Tensor) -> tuple[Tensor, Tensor]:
+    """Two float16 parts ``[2,B,N,C]`` of every column times a power of two that makes the best of their range, and what the moments
+    have to be multiplied with, ``[B,1,1,C]``: parts lose less than 2^-22 of a column's largest number."""
+    largest = f.abs().amax(1, keepdim=True) if f.shape[1] else f.new_zeros(f.shape[0], 1, f.shape[2])
+    _, exponent = torch.frexp(largest)
+    exponent = exponent.clamp(min=-100) - LARGEST_EXPONENT
+    scaled = torch.ldexp(f, -exponent)
+    high = scaled.half()
+    return torch.stack([high, (scaled - high).half()]), torch.ldexp(torch.ones_like(largest), exponent)[:, None]

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pgconv.backends.cpp.library import ops
-from pgconv.backends.cuda.layout import OCTET, aligned
+from pgconv.backends.cuda.layout import aligned, float16_parts, whole_granules
 from pgconv.backends.lists import Lists
 from pgconv.backends.reference.pieces import pieces
 from pgconv.backends.reference.point_conv import point_conv as reference
@@ -43,8 +43,6 @@ COLUMNS = 96, 64, 48, 32, 16, 8
 """Numbers of columns to try, where the kernel does not take all."""
 MOST_INPUTS = {"float16": 1 << 14}
 """Sums over more inputs, and the factor that makes them means, leave the range of the type."""
-LARGEST_EXPONENT = 14
-"""float16 ends at 2^16."""
 
 
 def why_not(facts: Facts) -> str | None:
@@ -55,10 +53,10 @@ def why_not(facts: Facts) -> str | None:
             f"the kernel takes signal and head in one of {', '.join(SIGNALS)}, elements and net in float32, "
             f"received {', '.join(facts.dtypes)}"
         )
-    if facts.size("Nv") > MOST_INPUTS.get(signal, facts.size("Nv")):
-        return f"sums over {facts.size('Nv')} inputs leave the range of {signal}; bfloat16 has it"
-    if facts.size("lists"):
-        return "there is no CUDA kernel for neighbour lists"
+    outputs = max(1, facts.size("B") * facts.size("Nu"))
+    inputs = -(-facts.size("pairs") // outputs)  # of an output; all, where nothing is known of the lists
+    if inputs > MOST_INPUTS.get(signal, inputs):
+        return f"sums over {inputs} inputs leave the range of {signal}; bfloat16 has it"
     return ops().cuda_why_not_moments(facts.features.net) or None
 
 
@@ -127,7 +125,7 @@ def _features(needs, grad: Tensor, operands: Operands, spec: FeatureSpec, depthw
     """Of elements and net, from the gradient of the moments ``dM[b,i,h,c] = sum_o W[o,c,h] grad[b,i,o]``. They are sums over the
     columns (image, channel) of a set of elements: as many at a time as the kernel takes."""
     f, v, u, params, weight, _ = operands
-    padded = _padded(f)
+    padded = whole_granules(f)
     batch, channels = f.shape[0], padded.shape[2]
     shared = max(v.shape[0], u.shape[0]) == 1
     most = 0 if f.dtype == torch.float32 else _most_columns(spec, channels * (batch if shared else 1))
@@ -183,33 +181,17 @@ def _features_in_pieces(needs, grad: Tensor, operands: Operands, spec: FeatureSp
 def _moments(f: Tensor, v: Tensor, u: Tensor, params: Tensor, spec: FeatureSpec) -> Iterator[tuple[slice, Tensor]]:
     """Moments ``[B,rows,H,C]`` of some outputs at a time."""
     channels, nu = f.shape[2], u.shape[1]
-    padded = _padded(f)
+    padded = whole_granules(f)
     # Of the partial sums, too, in which the kernel adds up long rows of inputs.
     numbers = f.shape[0] * int(spec.net.split(":")[2]) * padded.shape[2] * max(1, -(-f.shape[1] // TERMS))
     factor = None
     if f.dtype == torch.float32:
-        padded, factor = _parts(padded)
+        padded, factor = float16_parts(padded)
         factor = factor[..., :channels]
     for rows in _rows(numbers, nu):
         call = padded, v.contiguous(), u[:, rows].contiguous(), params.contiguous()
         moments = ops().point_moments(*call, *_text(spec))[..., :channels]
         yield rows, moments if factor is None else moments * factor
-
-
-def _padded(f: Tensor) -> Tensor:
-    """Whole granules, at addresses the kernel can read them from."""
-    return aligned(F.pad(f, (0, -f.shape[2] % OCTET)))
-
-
-def _parts(f: Tensor) -> tuple[Tensor, Tensor]:
-    """Two float16 parts ``[2,B,N,C]`` of every column times a power of two that makes the best of their range, and what the moments
-    have to be multiplied with, ``[B,1,1,C]``: parts lose less than 2^-22 of a column's largest number."""
-    largest = f.abs().amax(1, keepdim=True) if f.shape[1] else f.new_zeros(f.shape[0], 1, f.shape[2])
-    _, exponent = torch.frexp(largest)
-    exponent = exponent.clamp(min=-100) - LARGEST_EXPONENT
-    scaled = torch.ldexp(f, -exponent)
-    high = scaled.half()
-    return torch.stack([high, (scaled - high).half()]), torch.ldexp(torch.ones_like(largest), exponent)[:, None]
 
 
 def _rows(numbers: int, nu: int) -> Iterator[slice]:
