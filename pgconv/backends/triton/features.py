@@ -8,12 +8,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pgconv import groups
 from pgconv.backends.base import raw_functions
 from pgconv.backends.reference.vjp import vjp
 from pgconv.backends.triton import padded_net
 from pgconv.backends.triton.launch import on_device, precision
 from pgconv.backends.triton.padded_net import PaddedNet
+from pgconv.backends.triton.pairs import coordinates
 from pgconv.spec import Facts, FeatureSpec
 
 ORDERS = {"relative_features": ("direct",), "kernel_net": ("direct",)}
@@ -62,14 +62,6 @@ def kernel_net_backward(grad: Tensor, coords: Tensor, params: Tensor, net: str) 
                 D=own.columns, **_constants(own, coords),
             )  # fmt: skip
     return of_coords, own.gradient(params, *sums)
-
-
-def coordinates(v: Tensor, u: Tensor, spec: FeatureSpec) -> Tensor:
-    """``[S,Nu,Nv,D]`` of all pairs."""
-    group = groups.get(spec.group)
-    v, u = v[:, None], u[:, :, None]
-    offset = group.relative(v, u) if spec.form == "convolution" else group.relative(u, v)
-    return group.coordinates(offset, spec.chart, spec.part)
 
 
 def relative_features(v: Tensor, u: Tensor, params: Tensor, spec: FeatureSpec) -> Tensor:

@@ -85,12 +85,12 @@ def load_rows(pointer, COUNT: tl.constexpr, SIZE: tl.constexpr):
 
 
 @triton.jit
-def load_hidden(hidden, LAYERS: tl.constexpr, H: tl.constexpr, TURNED: tl.constexpr):
-    """Weights ``[H, H]`` of the layers behind the first, as a tuple; transposed ones for the way back."""
+def load_hidden(hidden, LAYERS: tl.constexpr, PARTS: tl.constexpr, H: tl.constexpr, TURNED: tl.constexpr):
+    """Weights ``[H, H]`` of the layers behind the first, as a tuple, part by part; transposed ones for the way back."""
     row, column = tl.arange(0, H)[:, None], tl.arange(0, H)[None, :]
     place = column * H + row if TURNED else row * H + column
     weights = ()
-    for k in tl.static_range(LAYERS - 1):
+    for k in tl.static_range((LAYERS - 1) * PARTS):
         weights = weights + (tl.load(hidden + k * H * H + place),)
     return weights
 
@@ -109,12 +109,21 @@ def phases(
     coords, first, weights, biases, H: tl.constexpr, POINTS: tl.constexpr, ACT: tl.constexpr, FAST: tl.constexpr,
     PRECISION: tl.constexpr, TYPE: tl.constexpr,
 ):  # fmt: skip
-    """Phases of all layers, and the features of all but the last, in the type of the products."""
+    """Phases of all layers, and the features of all but the last, in the type of the products. Of weights in two parts and
+    features in two parts three products are formed, the small ones first."""
     z = first_phase(coords, first, biases[0], H, POINTS)
     all_phases, features = (z,), ()
-    for k in tl.static_range(len(weights)):
-        h = activate(z, ACT, FAST).to(TYPE)
-        z = tl.dot(weights[k], h, input_precision=PRECISION) + biases[k + 1][:, None]
+    split: tl.constexpr = len(weights) > len(biases) - 1
+    for k in tl.static_range(len(biases) - 1):
+        exact = activate(z, ACT, FAST)
+        h = exact.to(TYPE)
+        if split:
+            low = (exact - h.to(tl.float32)).to(TYPE)
+            z = tl.dot(weights[k], low) + biases[k + 1][:, None]
+            z = tl.dot(weights[len(biases) - 1 + k], h, z)
+            z = tl.dot(weights[k], h, z)
+        else:
+            z = tl.dot(weights[k], h, input_precision=PRECISION) + biases[k + 1][:, None]
         all_phases, features = all_phases + (z,), features + (h,)
     return all_phases, features
 
@@ -147,24 +156,23 @@ def back(
     products of every layer's gradient with the coordinates and 1, and with the features before it. Of the former, all layers need
     the last column, their biases, and only the first the others."""
     inputs, hidden = (), ()
-    for n in tl.static_range(len(all_phases)):
-        k: tl.constexpr = len(all_phases) - 1 - n
+    for k in tl.static_range(len(all_phases) - 1, -1, -1):
         dz = (of_features * slope(all_phases[k], ACT, FAST)).to(TYPE)
         inputs = (tl.dot(dz, tl.trans(x), of_inputs[k], input_precision=PRECISION),) + inputs
         if k > 0:
-            hidden = (
-                tl.dot(dz, tl.trans(features[k - 1]), of_hidden[k - 1], input_precision=PRECISION),
-            ) + hidden
+            hidden = (tl.dot(dz, tl.trans(features[k - 1]), of_hidden[k - 1], input_precision=PRECISION),) + hidden
             of_features = tl.dot(weights[k - 1], dz, input_precision=PRECISION)
+            if len(weights) > len(features):
+                of_features = tl.dot(weights[len(features) + k - 1], dz, of_features)
     return tl.dot(first, dz, input_precision=PRECISION), inputs, hidden
 
 
 @triton.jit
-def store_sums(tiles, pointer, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
-    """A tuple of tiles one behind the other."""
+def store_sums(tiles, factor, pointer, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
+    """A tuple of tiles one behind the other, times a factor."""
     place = tl.arange(0, ROWS)[:, None] * COLUMNS + tl.arange(0, COLUMNS)[None, :]
     for k in tl.static_range(len(tiles)):
-        tl.store(pointer + k * ROWS * COLUMNS + place, tiles[k])
+        tl.store(pointer + k * ROWS * COLUMNS + place, tiles[k] * factor)
 
 
 @triton.jit
@@ -187,7 +195,7 @@ def net_values(
     valid = point < count
     own = load_coordinates(coords, point, valid, DIM)
     own_first, own_biases = load_rows(first, DIM, H), load_rows(biases, LAYERS, H)
-    weights = load_hidden(hidden, LAYERS, H, False)
+    weights = load_hidden(hidden, LAYERS, 1, H, False)
     z, _ = phases(own, own_first, weights, own_biases, H, POINTS, ACT, FAST, PRECISION, tl.float32)
     row = tl.arange(0, H)[:, None]
     tl.store(
@@ -205,7 +213,7 @@ def net_gradients(
     program = tl.program_id(0).to(tl.int64)
     row, field = tl.arange(0, H)[:, None], tl.arange(0, D)[:, None]
     own_first, own_biases = load_rows(first, DIM, H), load_rows(biases, LAYERS, H)
-    weights, turned = load_hidden(hidden, LAYERS, H, False), load_hidden(hidden, LAYERS, H, True)
+    weights, turned = load_hidden(hidden, LAYERS, 1, H, False), load_hidden(hidden, LAYERS, 1, H, True)
     first_turned = tl.load(first + field * H + tl.arange(0, H)[None, :])
     sum_inputs, sum_hidden = zeros(LAYERS, H, D), zeros(LAYERS - 1, H, H)
     for tile in range(0, tiles):
@@ -213,13 +221,11 @@ def net_gradients(
         valid = point < count
         own = load_coordinates(coords, point, valid, DIM)
         z, h = phases(own, own_first, weights, own_biases, H, POINTS, ACT, FAST, PRECISION, tl.float32)
-        of_features = tl.load(
-            grad + point[None, :] * HIDDEN + row, mask=(row < HIDDEN) & valid[None, :], other=0.0
-        )
+        of_features = tl.load(grad + point[None, :] * HIDDEN + row, mask=(row < HIDDEN) & valid[None, :], other=0.0)
         x = with_one(own, D, POINTS, tl.float32)
         dx, sum_inputs, sum_hidden = back(
             of_features, z, h, x, first_turned, turned, sum_inputs, sum_hidden, ACT, FAST, PRECISION, tl.float32
         )
         tl.store(of_coords + point[None, :] * DIM + field, dx, mask=(field < DIM) & valid[None, :])
-    store_sums(sum_inputs, of_inputs + program * LAYERS * H * D, H, D)
-    store_sums(sum_hidden, of_hidden + program * (LAYERS - 1) * H * H, H, H)
+    store_sums(sum_inputs, 1.0, of_inputs + program * LAYERS * H * D, H, D)
+    store_sums(sum_hidden, 1.0, of_hidden + program * (LAYERS - 1) * H * H, H, H)

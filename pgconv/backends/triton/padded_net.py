@@ -30,15 +30,27 @@ def why_not(net: str) -> str | None:
 
 def padded(size: int) -> int:
     """Sides of matrix products: powers of two from 16."""
-    return max(16, 1 << (size - 1).bit_length())
+    return max(16, 1 << max(0, size - 1).bit_length())
+
+
+def needs_parts(spec: NetSpec, signal: torch.dtype) -> bool:
+    """Whether hidden layers are multiplied in two parts, which leaves phases the accuracy of float32. Signals in float16 show errors
+    that vanish beside the rounding of bfloat16, and every further layer of sines multiplies the rounding of the one before by omega0
+    times its weights."""
+    if signal == torch.float32:
+        return False
+    if spec.activation == "sin":
+        return signal == torch.float16 or spec.layers > 3
+    return signal == torch.float16 and spec.layers > 3
 
 
 @dataclass(frozen=True)
 class PaddedNet:
     """Layers ``A x + b`` padded with zeros to H features; those of "sin" carry the factor omega0.
 
-    ``first [D, H]`` is the first layer transposed, with its bias in the row behind the coordinates, ``hidden [L - 1, H, H]`` the
-    other layers, ``biases [L, H]`` of all L. ``first`` and ``biases`` are float32, and ``hidden`` in the type of its products.
+    ``first [D, H]`` is the first layer transposed, with its bias in the row behind the coordinates, ``hidden [parts, L - 1, H, H]``
+    the other layers in one part or two, whose sum they are, ``biases [L, H]`` of all L. ``first`` and ``biases`` are float32, and
+    ``hidden`` is in the type of its products.
     """
 
     spec: NetSpec
@@ -52,6 +64,11 @@ class PaddedNet:
         return self.first.shape[1]
 
     @property
+    def parts(self) -> int:
+        """Of the hidden layers' weights."""
+        return self.hidden.shape[0]
+
+    @property
     def columns(self) -> int:
         """D: coordinates, and the 1 of the biases, padded."""
         return self.first.shape[0]
@@ -62,8 +79,8 @@ class PaddedNet:
         return self.biases.shape[0]
 
     @staticmethod
-    def of(params: Tensor, net: str, dtype: torch.dtype) -> PaddedNet:
-        """That of a packed vector."""
+    def of(params: Tensor, net: str, signal: torch.dtype) -> PaddedNet:
+        """That of a packed vector, for the features of a signal in this type."""
         spec = NetSpec.parse(net)
         layers, omega0 = packing.unpack(spec, params.float())
         features, columns = padded(spec.hidden), padded(spec.coord_dim + 1)
@@ -75,8 +92,11 @@ class PaddedNet:
         hidden = [F.pad(weight, (0, beyond, 0, beyond)) for weight, _ in others]
         # At least one matrix, which a net of one layer never reads.
         hidden = torch.stack(hidden) if hidden else first.new_zeros(1, features, features)
+        parts = [hidden] if signal == torch.float32 else [hidden.half()]
+        if needs_parts(spec, signal):
+            parts.append((hidden - parts[0]).half())
         biases = torch.stack([F.pad(bias, (0, beyond)) for _, bias in layers])
-        return PaddedNet(spec, first.contiguous(), hidden.to(dtype), biases)
+        return PaddedNet(spec, first.contiguous(), torch.stack(parts), biases)
 
     def sums(self, programs: int) -> tuple[Tensor, Tensor]:
         """Where programs put their sums over points, of every layer's gradient times ``(x, 1)`` and times the features before it."""

@@ -1,0 +1,242 @@
+"""The point convolution by Triton kernels: moments by one of ours, the head by the vendor's matrix product.
+
+    ``M[b,i,h,c] = sum_j phi_h(v_j^-1 u_i) f[b,j,c]``
+    ``out[b,i,o] = sum_{c,h} W[o,c,h] M[b,i,h,c] + sum_c bias[o,c] sum_j f[b,j,c]``
+
+Outputs are taken some at a time, so that what is stored for them and for pairs stays small. Gradients of signal and head come from
+the moments of the adjoint problem. Those of elements and net come from a second kernel, which leaves the gradients of the pairs'
+coordinates; from there to the elements it is plain PyTorch. No sum depends on the order in which programs run.
+
+Hidden features of signals in 16 bits go through float16, which ends at 65504: beyond it, as with coordinates far from 1 under an
+activation without bound, results are infinite or NaN, not wrong in silence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from pgconv.backends.reference.vjp import vjp
+from pgconv.backends.triton import padded_net
+from pgconv.backends.triton.launch import has_ptx, on_device, precision
+from pgconv.backends.triton.padded_net import PaddedNet
+from pgconv.backends.triton.pairs import Pairs, coordinates
+from pgconv.backends.triton.tiles import gradient_tile, moments_tile
+from pgconv.spec import Facts, FeatureSpec
+
+Operands = Sequence[Tensor | None]
+"""f, v, u, params, weight, bias."""
+
+SIGNALS = ("float32", "float16", "bfloat16")
+MOST_INPUTS = {"float16": 1 << 14}
+"""Sums over more inputs, and the factor that makes them means, leave the range of the type."""
+NUMBERS = 1 << 24
+"""In the moments or coordinates of the outputs taken together, unless one has more: 64 MB."""
+PROGRAMS, LEAST_INPUTS, MOST_TERMS = 2048, 256, 8192
+"""Sums over inputs are cut so that there are so many programs, but not below so many inputs; and where they are longer than an
+accumulator's precision allows."""
+LEAST_OUTPUTS, MOST_PROGRAMS = 16, 4096
+"""Outputs of a program of the gradients' kernel, and programs whose sums for the parameters are stored at a time."""
+HEADROOM = 6
+"""Binary exponent of the bound on features' gradients on their way through float16: the layers before may let them grow to a
+thousand times as much, and a millionth of them is still a normal number."""
+
+
+def why_not(facts: Facts) -> str | None:
+    """The reason why a call cannot run here, or None."""
+    signal, *elements, weight = facts.dtypes
+    if signal not in SIGNALS or weight != signal or set(elements) != {"float32"}:
+        return (
+            f"the Triton kernels take signal and head in one of {', '.join(SIGNALS)}, elements and net in float32, "
+            f"received {', '.join(facts.dtypes)}"
+        )
+    if facts.size("lists"):
+        return "the Triton kernels sum over all inputs, not over neighbour lists"
+    if facts.size("Nv") > MOST_INPUTS.get(signal, facts.size("Nv")):
+        return f"sums over {facts.size('Nv')} inputs leave the range of {signal}; bfloat16 has it"
+    return padded_net.why_not(facts.features.net)
+
+
+def forward(operands: Operands, spec: FeatureSpec, depthwise: bool) -> Tensor:
+    """``[B,Nu,O]`` in the signal's dtype."""
+    f, v, u, params, weight, bias = operands
+    out = f.new_empty(f.shape[0], u.shape[1], weight.shape[0])
+    for rows, moments in _moments(f, v, u, params, spec):
+        out[:, rows] = _weighed(moments, weight, depthwise)
+    if bias is not None:
+        sums = f.sum(1, keepdim=True)
+        out += sums * bias if depthwise else sums @ bias.t()
+    return out
+
+
+def backward(
+    needs: Sequence[bool], grad: Tensor, operands: Operands, spec: FeatureSpec, depthwise: bool
+) -> list[Tensor | None]:
+    """Gradients of the operands (None where not needed)."""
+    grad = grad.to(operands[0].dtype)
+    found: list[Tensor | None] = [None] * 6
+    if needs[0] or needs[4] or needs[5]:
+        found[0], found[4], found[5] = _signal_and_head(needs, grad, operands, spec, depthwise)
+    if any(needs[1:4]):
+        found[1:4] = _elements_and_net(needs, grad, operands, spec, depthwise)
+    return [x.to(own.dtype) if need and x is not None else None for x, own, need in zip(found, operands, needs)]
+
+
+def _weighed(moments: Tensor, weight: Tensor, depthwise: bool) -> Tensor:
+    """``sum_{c,h} W[o,c,h] M[..,h,c]``."""
+    if depthwise:
+        return (moments * weight.t()).sum(-2)
+    return moments.flatten(2) @ weight.transpose(1, 2).flatten(1).t()
+
+
+def _signal_and_head(needs, grad: Tensor, operands: Operands, spec: FeatureSpec, depthwise: bool):
+    """From the moments of the adjoint problem, in which inputs and outputs change places:
+
+    ``P[b,j,h,o] = sum_i phi_h(v_j^-1 u_i) grad[b,i,o]``, ``df[b,j,c] = sum_{o,h} W[o,c,h] P``, ``dW[o,c,h] = sum_{b,j} f P``.
+    """
+    f, v, u, params, weight, bias = operands
+    adjoint = replace(spec, form="convolution" if spec.form == "correlation" else "correlation")
+    grad_f = torch.empty_like(f) if needs[0] else None
+    grad_weight = torch.zeros(weight.shape, device=f.device) if needs[4] else None
+    turned = weight if depthwise else weight.transpose(0, 1)
+    for rows, moments in _moments(grad, u, v, params, adjoint) if needs[0] or needs[4] else ():
+        if grad_f is not None:
+            grad_f[:, rows] = _weighed(moments, turned, depthwise)
+        if grad_weight is None:
+            continue
+        part = f[:, rows]
+        if depthwise:
+            grad_weight += (moments * part[:, :, None]).sum((0, 1), dtype=torch.float32).t()
+        else:
+            columns = part.flatten(0, 1).t() @ moments.flatten(2).flatten(0, 1)
+            grad_weight += columns.unflatten(1, moments.shape[2:]).permute(2, 0, 1)
+    grad_bias = None
+    if bias is not None:
+        total, sums = grad.sum(1), f.sum(1)
+        if grad_f is not None:
+            grad_f += (total * bias if depthwise else total @ bias)[:, None]
+        grad_bias = (total * sums).sum(0) if depthwise else total.t() @ sums
+    return grad_f, grad_weight, grad_bias
+
+
+def _elements_and_net(needs, grad: Tensor, operands: Operands, spec: FeatureSpec, depthwise: bool):
+    """From the gradient of the moments, ``dM[b,i,h,c] = sum_o W[o,c,h] grad[b,i,o]``."""
+    f, v, u, params, weight, _ = operands
+    total = [torch.zeros_like(x) if need else None for x, need in zip((v, u, params), needs[1:4])]
+    net, f = PaddedNet.of(params, spec.net, f.dtype), f.contiguous()
+    own = v.contiguous().float(), u.contiguous().float()
+    dims = net.spec.coord_dim * max(v.shape[0], u.shape[0])
+    for rows in _rows(max(f.shape[0] * net.spec.hidden * f.shape[2], dims * f.shape[1]), u.shape[1]):
+        if depthwise:
+            of_moments = grad[:, rows, None] * weight.t()
+        else:
+            head = weight.transpose(1, 2).flatten(1)
+            of_moments = (grad[:, rows] @ head).unflatten(2, (net.spec.hidden, f.shape[2]))
+        elements = own[0], own[1][:, rows]
+        of_coords, of_params = _coordinates_and_net(f, of_moments.contiguous(), elements, params, net, spec)
+        if total[2] is not None:
+            total[2] += of_params
+        if not any(needs[1:3]):
+            continue
+        of_v, of_u = vjp(lambda *x: coordinates(*x, spec), elements, of_coords, needs[1:3])
+        if of_v is not None:
+            total[0] += of_v
+        if of_u is not None:
+            total[1][:, rows] = of_u
+    return total
+
+
+def _coordinates_and_net(f: Tensor, of_moments: Tensor, elements, params: Tensor, net: PaddedNet, spec: FeatureSpec):
+    """Gradients of the coordinates ``[S,rows,Nv,D]`` and of the packed vector, by the kernel."""
+    from pgconv.backends.triton.point_kernels import gradients
+
+    (batch, nv, channels), nu = f.shape, of_moments.shape[1]
+    pairs = Pairs.of(*elements, spec)
+    sets = max(x.shape[0] for x in elements)
+    images, dim = batch // max(1, sets), net.spec.coord_dim
+    tile = gradient_tile(net.features, images * channels, f.dtype)
+    of_coords = f.new_zeros(sets, nu, dim, nv, dtype=torch.float32)
+    of_params = torch.zeros_like(params)
+    tiles = -(-nv // tile.inputs)
+    parts = max(1, min(-(-PROGRAMS // max(1, tiles * sets)), -(-nu // LEAST_OUTPUTS)))
+    programs = tiles * parts * sets if images * channels * nu else 0
+    factor = _factor(of_moments, f, images)
+    for start in range(0, programs, MOST_PROGRAMS):
+        count = min(MOST_PROGRAMS, programs - start)
+        sums = net.sums(count)
+        with on_device(f):
+            gradients[(count,)](
+                f, of_moments, factor, pairs.v, pairs.u, net.first, net.hidden, net.biases, of_coords, *sums,
+                start, nv, nu, *pairs.sets(), images, channels, nv * channels, nu * net.spec.hidden * channels,
+                tiles, parts, -(-nu // parts),
+                D=net.columns, BLOCKS=-(-images * channels // tile.columns),
+                **_constants(f, net, pairs, spec, tile, images, max(nv, nu * net.spec.hidden)),
+            )  # fmt: skip
+        of_params += net.gradient(params, *sums)
+    return of_coords.transpose(2, 3), of_params
+
+
+def _factor(of_moments: Tensor, f: Tensor, images: int) -> Tensor:
+    """A power of two that takes ``sum_c dM f`` below 2^HEADROOM; 1 in float32. The host waits for no number."""
+    if f.dtype == torch.float32 or not (f.numel() and of_moments.numel()):
+        return torch.ones(1, device=f.device)
+    bound = of_moments.abs().amax().float() * f.abs().amax().float() * (images * f.shape[2])
+    exponent = (HEADROOM - torch.log2(bound)).floor().nan_to_num(0.0, 0.0, 0.0).clamp(-100, 100)
+    return torch.exp2(exponent).reshape(1)
+
+
+def _moments(f: Tensor, v: Tensor, u: Tensor, params: Tensor, spec: FeatureSpec) -> Iterator[tuple[slice, Tensor]]:
+    """Moments ``[B,rows,H,C]`` of some outputs at a time, in the signal's dtype."""
+    net, f = PaddedNet.of(params, spec.net, f.dtype), f.contiguous()
+    v, u = v.contiguous().float(), u.contiguous().float()
+    dims = net.spec.coord_dim * max(v.shape[0], u.shape[0])
+    for rows in _rows(max(f.shape[0] * net.spec.hidden * f.shape[2], dims * f.shape[1]), u.shape[1]):
+        yield rows, _moments_of(f, v, u[:, rows], net, spec)
+
+
+def _moments_of(f: Tensor, v: Tensor, u: Tensor, net: PaddedNet, spec: FeatureSpec) -> Tensor:
+    """By the kernel, ``[B,Nu,H,C]``."""
+    from pgconv.backends.triton.point_kernels import moments
+
+    (batch, nv, channels), nu, hidden = f.shape, u.shape[1], net.spec.hidden
+    pairs = Pairs.of(v, u, spec)
+    sets = max(v.shape[0], u.shape[0])
+    images = batch // max(1, sets)
+    tile = moments_tile(net.features, images * channels, f.dtype)
+    blocks = -(-images * channels // tile.columns)
+    programs = nu * blocks * sets
+    wanted = min(-(-PROGRAMS // max(1, programs)), -(-nv // LEAST_INPUTS))
+    splits = max(1, wanted, -(-nv // MOST_TERMS))
+    split_inputs = -(-nv // splits)
+    # A piece of whole tiles, so that only the last tile has inputs beyond the end.
+    split_inputs = -(-split_inputs // tile.inputs) * tile.inputs
+    out = f.new_empty(splits, batch, nu, hidden, channels, dtype=f.dtype if splits == 1 else torch.float32)
+    if out.numel():
+        with on_device(f):
+            moments[(programs * splits,)](
+                f, pairs.v, pairs.u, net.first, net.hidden, net.biases, out,
+                nv, nu, sets, *pairs.sets(), images, channels, nv * channels, nu * hidden * channels,
+                blocks, splits, split_inputs,
+                **_constants(f, net, pairs, spec, tile, images, max(nv, nu * hidden)),
+            )  # fmt: skip
+    return out[0] if splits == 1 else out.sum(0).to(f.dtype)
+
+
+def _constants(f: Tensor, net: PaddedNet, pairs: Pairs, spec: FeatureSpec, tile, images: int, rows: int) -> dict:
+    """What both kernels are compiled for."""
+    far = images * rows * f.shape[2] >= 1 << 31
+    return pairs.constants() | dict(
+        SWAPPED=spec.form == "correlation", DIM=net.spec.coord_dim, HIDDEN=net.spec.hidden, H=net.features,
+        LAYERS=net.layers, PARTS=net.parts, ACT=net.spec.activation, FAST=has_ptx(f) and f.dtype != torch.float32,
+        PRECISION=precision(f), INPUTS=tile.inputs, COLUMNS=tile.columns,
+        IMAGES="one" if images == 1 else "many" if far else "several",
+        num_warps=tile.warps, num_stages=tile.stages,
+    )  # fmt: skip
+
+
+def _rows(numbers: int, nu: int) -> Iterator[slice]:
+    step = max(1, NUMBERS // max(1, numbers))
+    return (slice(first, min(first + step, nu)) for first in range(0, nu, step))

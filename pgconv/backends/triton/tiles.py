@@ -1,0 +1,36 @@
+"""Tiles of the point convolution's kernels: the largest that stay in registers, as compilation for every kind of GPU shows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from pgconv.backends.triton.padded_net import padded
+
+
+@dataclass(frozen=True)
+class Tile:
+    """Inputs and columns (image, channel) that a program takes at a time, the warps that share it, and loads under way."""
+
+    inputs: int
+    columns: int
+    warps: int
+    stages: int
+
+
+def moments_tile(features: int, columns: int, dtype: torch.dtype) -> Tile:
+    """A warp owns 16 features, so that no feature is computed twice."""
+    single = dtype == torch.float32
+    most = 32 if single and features > 32 else 64
+    return Tile(16 if single else 32, min(most, padded(columns)), features // 16, 2)
+
+
+def gradient_tile(features: int, columns: int, dtype: torch.dtype) -> Tile:
+    """Here the sums for the parameters take most registers, which more warps share."""
+    columns = min(32 if dtype == torch.float32 else 64, padded(columns))
+    if dtype == torch.float32:
+        return Tile(16, columns, 4 if features <= 32 else 8, 1)
+    if features > 32:
+        return Tile(16, columns, 4, 1)
+    return Tile(32, columns, 4, 2) if columns > 32 else Tile(16, columns, 2, 2)
