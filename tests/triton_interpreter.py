@@ -18,8 +18,8 @@ from triton.runtime import interpreter
 
 @contextmanager
 def interpreted(*names: str) -> Iterator[None]:
-    """These modules, imported anew in the interpreter's mode, stand in the place of those for GPUs, which come back afterwards. Those
-    that others import come first. Device functions are called as they are: the kernel has prepared the language for them."""
+    """These modules, imported anew in the interpreter's mode, stand in the place of those for GPUs, which come back afterwards.
+    Those that others import come first. Device functions are called as they are: the kernel has prepared the language."""
     before = {name: sys.modules.pop(name, None) for name in names}
     mode = triton.knobs.runtime.interpret
     with MonkeyPatch.context() as patch:

@@ -14,7 +14,7 @@ def on_device(x: Tensor) -> contextlib.AbstractContextManager:
 
 
 def has_ptx(x: Tensor) -> bool:
-    """Whether kernels for this tensor may contain instructions of NVIDIA's; the interpreter, which takes CPU tensors, knows none."""
+    """Whether kernels for this tensor may contain NVIDIA's instructions; the interpreter, which takes CPU tensors, knows none."""
     return x.is_cuda and torch.version.hip is None
 
 

@@ -4,7 +4,8 @@ Tiles lie with the features along their rows and points along their columns, ``h
 leaves in registers is then the operand of the next. The first layer is a handful of multiply-adds in float32, whatever the type of
 the others: phases of tens of radians would lose a tenth in 16 bits. Weights and biases of "sin" carry the factor omega0.
 
-Features beyond H and points beyond the last are computed along and not stored. Their weights are 0, and every activation maps 0 to 0.
+Features beyond H and points beyond the last are computed along and not stored: weights of the former are 0, and every activation
+maps 0 to 0.
 """
 
 import triton
@@ -13,8 +14,8 @@ import triton.language as tl
 
 @triton.jit
 def sine(x, FAST: tl.constexpr):
-    """``sin x``. The instruction's absolute error is 2^-20.5 up to pi, and grows with x: for features in 16 bits that is enough. Else
-    a polynomial after reduction by multiples of pi: 2e-7 for ``|x| < 10^5``, where the library's sine would be a call."""
+    """``sin x``. The instruction's absolute error is 2^-20.5 up to pi, and grows with x: enough for features in 16 bits. Else a
+    polynomial after reduction by multiples of pi: 2e-7 for ``|x| < 10^5``, without the branches of the library's sine."""
     if FAST:
         return tl.inline_asm_elementwise("sin.approx.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1)
     else:

@@ -34,14 +34,14 @@ def padded(size: int) -> int:
 
 
 def needs_parts(spec: NetSpec, signal: torch.dtype) -> bool:
-    """Whether hidden layers are multiplied in two parts, which leaves phases the accuracy of float32. Signals in float16 show errors
-    that vanish beside the rounding of bfloat16, and every further layer of sines multiplies the rounding of the one before by omega0
-    times its weights."""
+    """Whether hidden layers are multiplied in two parts, which leaves phases the accuracy of float32. Signals in float16 show
+    errors that vanish beside the rounding of bfloat16: of sines, whose every further layer multiplies the rounding of the one
+    before by omega0 times its weights, and of "relu", where phases of the wrong sign change derivatives by all there is."""
     if signal == torch.float32:
         return False
-    if spec.activation == "sin":
-        return signal == torch.float16 or spec.layers > 3
-    return signal == torch.float16 and spec.layers > 3
+    if signal == torch.float16:
+        return spec.activation in ("sin", "relu") or spec.layers > 3
+    return spec.activation == "sin" and spec.layers > 3
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class PaddedNet:
         return PaddedNet(spec, first.contiguous(), torch.stack(parts), biases)
 
     def sums(self, programs: int) -> tuple[Tensor, Tensor]:
-        """Where programs put their sums over points, of every layer's gradient times ``(x, 1)`` and times the features before it."""
+        """For the programs' sums over points, of every layer's gradient times ``(x, 1)`` and times the features before it."""
         h, d = self.features, self.columns
         return (
             self.first.new_empty(programs, self.layers, h, d),

@@ -25,6 +25,7 @@ from pgconv.backends.triton.launch import has_ptx, on_device, precision
 from pgconv.backends.triton.padded_net import PaddedNet
 from pgconv.backends.triton.pairs import Pairs, coordinates
 from pgconv.backends.triton.tiles import gradient_tile, moments_tile
+from pgconv.kernel_nets.packing import NetSpec
 from pgconv.spec import Facts, FeatureSpec
 
 Operands = Sequence[Tensor | None]
@@ -40,6 +41,10 @@ PROGRAMS, LEAST_INPUTS, MOST_TERMS = 2048, 256, 8192
 accumulator's precision allows."""
 LEAST_OUTPUTS, MOST_PROGRAMS = 16, 4096
 """Outputs of a program of the gradients' kernel, and programs whose sums for the parameters are stored at a time."""
+MOST_HALF_LAYERS = 3
+"""Layers, with the head, through which gradients go in 16 bits: every one adds its rounding to theirs."""
+FAR = 1 << 31
+"""Numbers from the first image to the last beyond which their places take 64 bits."""
 HEADROOM = 6
 """Binary exponent of the bound on features' gradients on their way through float16: the layers before may let them grow to a
 thousand times as much, and a millionth of them is still a normal number."""
@@ -125,6 +130,8 @@ def _signal_and_head(needs, grad: Tensor, operands: Operands, spec: FeatureSpec,
 def _elements_and_net(needs, grad: Tensor, operands: Operands, spec: FeatureSpec, depthwise: bool):
     """From the gradient of the moments, ``dM[b,i,h,c] = sum_o W[o,c,h] grad[b,i,o]``."""
     f, v, u, params, weight, _ = operands
+    if NetSpec.parse(spec.net).layers > MOST_HALF_LAYERS:
+        f, grad, weight = f.float(), grad.float(), weight.float()
     total = [torch.zeros_like(x) if need else None for x, need in zip((v, u, params), needs[1:4])]
     net, f = PaddedNet.of(params, spec.net, f.dtype), f.contiguous()
     own = v.contiguous().float(), u.contiguous().float()
@@ -227,7 +234,7 @@ def _moments_of(f: Tensor, v: Tensor, u: Tensor, net: PaddedNet, spec: FeatureSp
 
 def _constants(f: Tensor, net: PaddedNet, pairs: Pairs, spec: FeatureSpec, tile, images: int, rows: int) -> dict:
     """What both kernels are compiled for."""
-    far = images * rows * f.shape[2] >= 1 << 31
+    far = images * rows * f.shape[2] >= FAR
     return pairs.constants() | dict(
         SWAPPED=spec.form == "correlation", DIM=net.spec.coord_dim, HIDDEN=net.spec.hidden, H=net.features,
         LAYERS=net.layers, PARTS=net.parts, ACT=net.spec.activation, FAST=has_ptx(f) and f.dtype != torch.float32,

@@ -1,11 +1,11 @@
 """Moments of a point convolution in Triton, and the gradients of elements and net.
 
-A program of the moments owns an output and walks over the inputs; features lie as ``[H, inputs]``, so that they are an operand of the
-product with the signal as they are. A program of the gradients owns some inputs and walks over the outputs, with the parameters'
+A program of the moments owns an output and walks over the inputs; features lie as ``[H, inputs]``, an operand of the product with
+the signal as they are. A program of the gradients owns some inputs and walks over the outputs, with the parameters'
 sums in registers. Columns of the signal are (image, channel): images that share their elements share the features.
 
-Coordinates of pairs are computed here for translations and for motions of the plane, from fields of the elements, and read for every
-other group.
+Coordinates of pairs are computed here for translations and for motions of the plane, from fields of the elements, and read for
+every other group.
 """
 
 import triton
@@ -145,11 +145,12 @@ def gradients(
     first_program, Nv, Nu, v_set, u_set, images, channels, signal_image, moments_image, tiles, parts, part_outputs,
     LAW: tl.constexpr, SWAPPED: tl.constexpr, DIM: tl.constexpr, D: tl.constexpr, FIELDS: tl.constexpr,
     HIDDEN: tl.constexpr, H: tl.constexpr, LAYERS: tl.constexpr, PARTS: tl.constexpr, ACT: tl.constexpr,
-    FAST: tl.constexpr, PRECISION: tl.constexpr, INPUTS: tl.constexpr, COLUMNS: tl.constexpr, BLOCKS: tl.constexpr, IMAGES: tl.constexpr,
+    FAST: tl.constexpr, PRECISION: tl.constexpr, INPUTS: tl.constexpr, COLUMNS: tl.constexpr, BLOCKS: tl.constexpr,
+    IMAGES: tl.constexpr,
 ):  # fmt: skip
-    """From ``of_moments [S images, Nu, HIDDEN, channels]`` those of the coordinates, ``[S, Nu, DIM, Nv]``, and of the parameters the
-    sums over the program's pairs. On the way everything is multiplied by the factor, a power of two that brings it into the range of
-    float16."""
+    """From ``of_moments [S images, Nu, HIDDEN, channels]`` those of the coordinates, ``[S, Nu, DIM, Nv]``, and of the parameters
+    the sums over the program's pairs. On the way everything is multiplied by the factor, a power of two that brings it into the
+    range of float16."""
     TYPE: tl.constexpr = hidden.dtype.element_ty
     program = tl.program_id(0) + first_program
     j = program % tiles * INPUTS + tl.arange(0, INPUTS)

@@ -1,0 +1,312 @@
+"""Triton kernels of nets and of point convolutions against the definition in float64: interpreted, on CPU tensors, and on a GPU
+where there is one."""
+
+import importlib.util
+
+import pytest
+import torch
+from feature_checks import check as check_features
+from feature_checks import check_net, make_net, operands
+from point_checks import assert_close, random
+
+from pgconv import groups
+from pgconv.backends.lists import Lists
+from pgconv.backends.reference.point_conv import point_conv as reference
+from pgconv.kernel_nets import packing
+from pgconv.spec import Facts, FeatureSpec
+
+if importlib.util.find_spec("triton") is None:
+    pytest.skip("no Triton", allow_module_level=True)
+
+from pgconv.backends.triton import features, pairs, point_conv
+
+DTYPES = pytest.mark.parametrize(
+    "dtype",
+    [torch.float32, torch.float16, torch.bfloat16],
+    ids=["float32", "float16", "bfloat16"],
+)
+BOTH = (torch.float32, torch.float16)
+NAMES = ("f", "v", "u", "params", "weight", "bias")
+MODULES = ("pgconv.backends.triton.net_kernels", "pgconv.backends.triton.point_kernels")
+
+
+@pytest.fixture(scope="module", autouse=True, params=["interpreted", *(["gpu"] if torch.cuda.is_available() else [])])
+def device(request):
+    """Device of the tensors, with kernels that run on it."""
+    if request.param == "gpu":
+        yield "cuda"
+        return
+    from triton_interpreter import interpreted
+
+    with interpreted(*MODULES):
+        yield "cpu"
+
+
+def call(
+    name="SE(2)",
+    chart="product",
+    form="convolution",
+    activation="silu",
+    hidden=9,
+    layers=3,
+    part="all",
+    dtype=torch.float32,
+    sets=(1, 1),
+    batch=2,
+    nv=17,
+    nu=8,
+    channels=5,
+    outputs=3,
+    depthwise=False,
+    bias=True,
+):
+    """Operands f, v, u, params, weight, bias, and what is computed of them."""
+    group = groups.get(name)
+    net = make_net(activation, group.coord_dim_of(chart, part), hidden, layers)
+    v, u, params = operands(group, net, sets[0], nv, sets[1], nu, torch.float32)
+    head = (channels,) if depthwise else (outputs, channels)
+    f, weight = random((batch, nv, channels), dtype, 3), random((*head, hidden), dtype, 4)
+    shift = random(head, dtype, 5) if bias else None
+    return (f, v, u, params, weight, shift), FeatureSpec(name, chart, part, form, net.net_spec), depthwise
+
+
+def by_reference(tensors, spec, depthwise, grad):
+    """Values and the gradients of what is given."""
+    leaves = [None if x is None else x.clone().requires_grad_() for x in tensors]
+    out = reference(*leaves, Lists(None, None, None), spec, depthwise)
+    given = [x for x in leaves if x is not None]
+    found = iter(torch.autograd.grad(out, given, grad.to(out.dtype), allow_unused=True, materialize_grads=True))
+    return [out.detach(), *(None if x is None else next(found) for x in leaves)]
+
+
+def computed(device, tensors, spec, depthwise, grad):
+    own = [None if x is None else x.to(device) for x in tensors]
+    out = point_conv.forward(own, spec, depthwise)
+    grads = point_conv.backward([True] * 6, grad.to(device), own, spec, depthwise)
+    return [None if x is None else x.cpu() for x in (out, *grads)]
+
+
+def check(device, tensors, spec, depthwise):
+    """Values and all gradients within the bounds of their type."""
+    f, _, u, _, weight, _ = tensors
+    grad = random((f.shape[0], u.shape[1], weight.shape[0]), f.dtype, 6)
+    found = computed(device, tensors, spec, depthwise, grad)
+    exact = by_reference([None if x is None else x.double() for x in tensors], spec, depthwise, grad)
+    same = by_reference(tensors, spec, depthwise, grad)
+    for name, x, y, z, own in zip(("out", *NAMES), found, exact, same, (f, *tensors)):
+        assert (x is None) == (own is None), name
+        if x is None:
+            continue
+        assert x.shape == y.shape and x.dtype == own.dtype, name
+        if f.dtype != torch.float32:
+            assert_close(x, y, z, f.dtype, name)
+        elif y.numel():
+            error = (x.double() - y).abs().max() / y.abs().max().clamp(min=1e-3)
+            assert error <= (1e-5 if name == "out" else 1e-4), f"{name}: {error:.1e}"
+    return found
+
+
+@pytest.mark.parametrize("activation", packing.ACTIVATIONS)
+@pytest.mark.parametrize(
+    ("shape", "coords", "hidden", "layers"),
+    [((3, 5), 3, 9, 3), ((70,), 17, 64, 5), ((2,), 0, 33, 2), ((0,), 3, 8, 3)],
+)
+def test_nets_at_coordinates(device, activation, shape, coords, hidden, layers):
+    if device == "cpu":  # the functions make no difference between devices
+        check_net(features, activation, coords, shape, torch.float32, hidden, layers)
+
+
+@pytest.mark.parametrize(
+    ("name", "form"), [("SE(2)", "convolution"), ("SE(3)", "correlation"), ("SO(2)/1", "convolution")]
+)
+def test_features_of_pairs(device, name, form):
+    if device == "cpu":
+        (_, v, u, params, *_), spec, _ = call(name, form=form, sets=(2, 1), nv=7, nu=5)
+        check_features(features, spec, (v, u, params), torch.float32)
+
+
+def test_gradients_of_nets_in_several_tiles(device, monkeypatch):
+    monkeypatch.setattr(features, "PROGRAMS", 2)
+    if device == "cpu":
+        check_net(features, "sin", 2, (300,), torch.float32)
+
+
+@pytest.mark.parametrize(
+    ("name", "chart", "part", "form", "dtype", "law"),
+    [
+        ("SE(2)", "product", "all", "convolution", torch.float32, "motions"),
+        ("SE(2)", "product", "all", "correlation", torch.float16, "motions"),
+        ("SE(2)", "embed", "all", "convolution", torch.bfloat16, "embedded motions"),
+        ("SE(2)", "embed", "all", "correlation", torch.float32, "embedded motions"),
+        ("SE(2)", "lie", "all", "correlation", torch.float32, "given"),
+        ("SE(2)", "product", "translation", "convolution", torch.float16, "given"),
+        ("T(1)", "product", "all", "correlation", torch.float32, "translations"),
+        ("T(2)", "lie", "translation", "convolution", torch.float16, "translations"),
+        ("T(2)", "release", "all", "convolution", torch.float32, "given"),
+        ("T(3)", "product", "all", "convolution", torch.float32, "translations"),
+        ("SE(3)", "embed", "all", "convolution", torch.float32, "given"),
+        ("SE(3)", "product", "all", "correlation", torch.bfloat16, "given"),
+        ("SO(2)/1", "product", "all", "convolution", torch.float32, "given"),
+        ("SO(2)/1", "product", "all", "correlation", torch.float16, "given"),
+    ],
+)
+def test_laws_charts_and_forms(device, name, chart, part, form, dtype, law):
+    found = call(name, chart, form, part=part, dtype=dtype)
+    assert pairs.law_of(found[1]) == law
+    check(device, *found)
+
+
+@pytest.mark.parametrize("dtype", BOTH, ids=["float32", "float16"])
+@pytest.mark.parametrize("activation", packing.ACTIVATIONS)
+def test_activations(device, activation, dtype):
+    check(device, *call("T(2)", activation=activation, dtype=dtype))
+
+
+@DTYPES
+@pytest.mark.parametrize(("hidden", "layers", "activation"), [(1, 2, "tanh"), (33, 3, "sin"), (7, 5, "sin")])
+def test_widths_and_depths(device, hidden, layers, activation, dtype):
+    check(device, *call("T(2)", activation=activation, hidden=hidden, layers=layers, dtype=dtype, batch=1))
+
+
+def test_deep_nets_in_parts(device):
+    check(device, *call("T(2)", activation="gelu", layers=4, dtype=torch.float16, batch=1))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "depthwise", "bias"),
+    [(torch.float32, True, True), (torch.float16, True, False), (torch.float32, False, False)],
+)
+def test_depthwise_and_without_bias(device, dtype, depthwise, bias):
+    check(device, *call("T(2)", dtype=dtype, depthwise=depthwise, bias=bias))
+
+
+@pytest.mark.parametrize(
+    ("sets", "batch", "channels", "dtype"),
+    [
+        ((2, 2), 2, 5, torch.float32),
+        ((2, 1), 2, 5, torch.float16),
+        ((1, 2), 2, 35, torch.float32),
+        ((1, 1), 3, 24, torch.bfloat16),
+    ],
+)
+def test_shared_or_own_elements_and_columns_in_blocks(device, sets, batch, channels, dtype):
+    check(device, *call("SE(2)", sets=sets, batch=batch, channels=channels, dtype=dtype, nv=9))
+
+
+def test_places_of_64_bits(device, monkeypatch):
+    monkeypatch.setattr(point_conv, "FAR", 0)
+    check(device, *call("T(2)", batch=3, channels=6, nv=9))
+
+
+@pytest.mark.parametrize(("nv", "nu"), [(0, 3), (3, 0), (1, 1), (16, 1), (35, 2), (65, 3)])
+def test_awkward_numbers_of_points(device, nv, nu):
+    check(device, *call("T(1)", nv=nv, nu=nu, hidden=4, dtype=torch.float16 if nu == 3 else torch.float32))
+
+
+@pytest.mark.parametrize(("batch", "channels"), [(0, 3), (2, 0)])
+def test_signals_without_numbers(device, batch, channels):
+    tensors, spec, _ = call("T(1)", batch=batch, channels=channels, nv=4)
+    grad = torch.ones(batch, 8, 3)
+    out, *grads = computed(device, tensors, spec, False, grad)
+    assert out.shape == grad.shape and not out.any()
+    for x, own in zip(grads, tensors):
+        assert x.shape == own.shape and not x.any()
+
+
+@pytest.mark.parametrize("name", ["SE(2)", "SO(2)/1"])
+def test_sums_in_parts(device, monkeypatch, name):
+    """Outputs in pieces, inputs of a sum over several programs, and the gradients' programs some at a time."""
+    seen = []
+
+    def coordinates(v, u, spec):
+        seen.append(u.shape[1] * v.shape[1] * 3)
+        return own(v, u, spec)
+
+    own = pairs.coordinates
+    for module in (pairs, point_conv):
+        monkeypatch.setattr(module, "coordinates", coordinates)
+    for constant, value in (("NUMBERS", 200), ("LEAST_INPUTS", 16), ("LEAST_OUTPUTS", 1), ("MOST_PROGRAMS", 1)):
+        monkeypatch.setattr(point_conv, constant, value)
+    check(device, *call(name, nv=35, nu=3, batch=1, channels=2))
+    assert max(seen) <= 200
+
+
+def test_what_is_not_needed_is_not_computed(device):
+    tensors, spec, _ = call("T(2)", nv=5)
+    tensors = [x.to(device) for x in tensors]
+    grad = torch.ones(2, 8, 3, device=device)
+    whole = point_conv.backward([True] * 6, grad, tensors, spec, False)
+    for one in range(6):
+        only = point_conv.backward([k == one for k in range(6)], grad, tensors, spec, False)
+        assert [k for k, x in enumerate(only) if x is not None] == [one]
+        assert torch.equal(only[one], whole[one])
+
+
+def test_large_phases_keep_their_accuracy(device):
+    """The first layer is in float32: in 16 bits phases near 100 would be off by more than a tenth."""
+    (f, v, u, *rest), spec, _ = call("T(2)", activation="sin", hidden=16, dtype=torch.float16)
+    check(device, (f, 3 * v, 3 * u, *rest), spec, False)
+
+
+def test_gradients_far_from_one_keep_their_accuracy(device):
+    """In float16 they would be lost, were they not brought into its range."""
+    (f, *rest, weight, bias), spec, _ = call("T(2)", dtype=torch.bfloat16)
+    check(device, (1e-6 * f, *rest, 1e-6 * weight, bias), spec, False)
+
+
+def test_nan_reaches_its_outputs_and_no_others(device):
+    (f, v, u, params, weight, _), spec, _ = call("T(2)", nu=5, batch=1)
+    u[0, 3, 1] = torch.nan
+    out = point_conv.forward([x.to(device) for x in (f, v, u, params, weight)] + [None], spec, False)
+    assert out[0, 3].isnan().all() and not out[0, [0, 1, 2, 4]].isnan().any()
+
+
+@DTYPES
+def test_real_sizes(device, dtype):
+    if device == "cpu":
+        pytest.skip("for GPUs")
+    check(device, *call("SE(2)", activation="sin", hidden=32, dtype=dtype, nv=1500, nu=700, channels=32, outputs=16))
+
+
+def facts(dtypes=("float16", "float32", "float32", "float32", "float16"), net="sin:3:32:3", inputs=1000, lists=0):
+    sizes = (("lists", lists), ("Nv", inputs), ("B", 2), ("Nu", 50), ("pairs", 100 * inputs))
+    return Facts("point_conv", "cuda", dtypes, sizes, FeatureSpec("SE(2)", "product", "all", "convolution", net))
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({}, None),
+        ({"dtypes": ("float32",) * 5}, None),
+        ({"dtypes": ("float64",) * 5}, "float16, bfloat16"),
+        ({"dtypes": ("float16",) * 5}, "float32"),
+        ({"lists": 1}, "neighbour lists"),
+        ({"inputs": 20000}, "bfloat16 has it"),
+        ({"net": "sin:3:65:3"}, "too wide"),
+        ({"net": "sin:3:32:6"}, "too deep"),
+        ({"net": "sin:32:32:3"}, "coordinates"),
+    ],
+)
+def test_calls_that_no_kernel_takes_have_a_reason(changed, reason):
+    found = point_conv.why_not(facts(**changed))
+    assert found is None if reason is None else reason in found
+
+
+def test_features_in_other_types_have_a_reason():
+    assert "float32" in features.why_not(facts(("float64",) * 3))
+    assert features.why_not(facts(("float32",) * 3)) is None
+    assert "too wide" in features.why_not(facts(("float32",) * 3, "sin:3:65:3"))
+
+
+def test_the_interpreter_leaves_nothing_behind():
+    import sys
+
+    import triton
+    from triton_interpreter import interpreted
+
+    name = MODULES[0]
+    before = sys.modules.get(name)
+    with interpreted(name):
+        assert type(sys.modules[name].net_values).__name__ == "InterpretedFunction"
+        assert sys.modules[name] is not before
+    assert sys.modules.get(name) is before and not triton.knobs.runtime.interpret
