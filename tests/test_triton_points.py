@@ -198,7 +198,7 @@ def test_places_of_64_bits(device, monkeypatch):
     check(device, *call("T(2)", batch=3, channels=6, nv=9))
 
 
-@pytest.mark.parametrize(("nv", "nu"), [(0, 3), (3, 0), (1, 1), (16, 1), (35, 2), (65, 3)])
+@pytest.mark.parametrize(("nv", "nu"), [(0, 3), (3, 0), (1, 1), (16, 1), (35, 3)])
 def test_awkward_numbers_of_points(device, nv, nu):
     check(device, *call("T(1)", nv=nv, nu=nu, hidden=4, dtype=torch.float16 if nu == 3 else torch.float32))
 

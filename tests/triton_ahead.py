@@ -36,12 +36,9 @@ POINTS = 4096
 CASES = (
     ("bfloat16", "SE(2)", "sin:3:32:3", 32, 1),
     ("bfloat16", "SE(2)", "sin:3:32:3", 64, 1),
-    ("float16", "SE(2)", "sin:3:32:3", 32, 1),
     ("float16", "SE(2)", "sin:3:32:3", 64, 1),
-    ("float32", "SE(2)", "sin:3:32:3", 32, 1),
-    ("float32", "SE(2)", "sin:3:32:3", 64, 1),
+    ("float32", "T(3)", "sin:3:32:3", 32, 2),
     ("bfloat16", "SE(3)", "silu:6:64:3", 64, 1),
-    ("bfloat16", "T(3)", "gelu:3:32:4", 32, 4),
 )
 """Signal, group, net, channels, images that share the elements."""
 

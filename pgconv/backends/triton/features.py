@@ -40,7 +40,13 @@ def kernel_net(coords: Tensor, params: Tensor, net: str) -> Tensor:
     if count:
         with on_device(coords):
             net_values[(-(-count // POINTS),)](
-                coords.contiguous(), own.first, own.hidden, own.biases, out, count, **_constants(own, coords)
+                coords.contiguous(),
+                own.first,
+                own.hidden,
+                own.biases,
+                out,
+                count,
+                **_constants(own, coords),
             )
     return out.reshape(*coords.shape[:-1], own.spec.hidden)
 
@@ -59,7 +65,7 @@ def kernel_net_backward(grad: Tensor, coords: Tensor, params: Tensor, net: str) 
         with on_device(coords):
             net_gradients[(programs,)](
                 grad.contiguous(), coords.contiguous(), own.first, own.hidden, own.biases, of_coords, *sums, count, tiles,
-                D=own.columns, **_constants(own, coords),
+                **_constants(own, coords),
             )  # fmt: skip
     return of_coords, own.gradient(params, *sums)
 
@@ -82,8 +88,8 @@ def _constants(net: PaddedNet, x: Tensor) -> dict:
     """What the kernels are compiled for. Features in float32 have no use for the fast sine."""
     spec = net.spec
     return dict(
-        DIM=spec.coord_dim, HIDDEN=spec.hidden, H=net.features, LAYERS=net.layers, ACT=spec.activation, FAST=False,
-        PRECISION=precision(x), POINTS=POINTS, num_warps=WARPS,
+        DIM=spec.coord_dim, D=net.columns, HIDDEN=spec.hidden, H=net.features, LAYERS=net.layers, ACT=spec.activation, FAST=False,
+        PRECISION=precision(x), PRODUCT=True, POINTS=POINTS, num_warps=WARPS,
     )  # fmt: skip
 
 

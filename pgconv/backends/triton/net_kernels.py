@@ -1,8 +1,9 @@
 """Kernel nets in Triton: the functions other kernels are made of, and features at given coordinates with their gradients.
 
-Tiles lie with the features along their rows and points along their columns, ``h_l [H, points]``: what one layer's matrix product
-leaves in registers is then the operand of the next. The first layer is a handful of multiply-adds in float32, whatever the type of
-the others: phases of tens of radians would lose a tenth in 16 bits. Weights and biases of "sin" carry the factor omega0.
+Tiles lie with the features along their rows and points along their columns, ``h_l [H, points]``: what one layer's matrix
+product leaves in registers is then the operand of the next. The first layer is in float32, whatever the type of the others, as
+phases of tens of radians would lose a tenth in 16 bits: a handful of multiply-adds, or a product, whose operands take fewer
+registers. Weights and biases of "sin" carry the factor omega0.
 
 Features beyond H and points beyond the last are computed along and not stored: weights of the former are 0, and every activation
 maps 0 to 0.
@@ -97,22 +98,37 @@ def load_hidden(hidden, LAYERS: tl.constexpr, PARTS: tl.constexpr, H: tl.constex
 
 
 @triton.jit
-def first_phase(coords, first, bias, H: tl.constexpr, POINTS: tl.constexpr):
+def load_first(first, DIM: tl.constexpr, D: tl.constexpr, H: tl.constexpr, PRODUCT: tl.constexpr):
+    """The first layer's weights: a tuple of columns, or for a matrix product one matrix ``[H, D]`` that holds the bias, too."""
+    if not PRODUCT:
+        return load_rows(first, DIM, H)
+    else:
+        return (tl.load(first + tl.arange(0, D)[None, :] * H + tl.arange(0, H)[:, None]),)
+
+
+@triton.jit
+def first_phase(
+    coords, first, bias, D: tl.constexpr, H: tl.constexpr, POINTS: tl.constexpr, PRECISION: tl.constexpr,
+    PRODUCT: tl.constexpr,
+):  # fmt: skip
     """``A_1 x + b_1`` of coordinates given as a tuple of numbers for every point."""
-    z = tl.full([H, POINTS], 0.0, tl.float32) + bias[:, None]
-    for d in tl.static_range(len(coords)):
-        z += first[d][:, None] * coords[d][None, :]
-    return z
+    if not PRODUCT:
+        z = tl.full([H, POINTS], 0.0, tl.float32) + bias[:, None]
+        for d in tl.static_range(len(coords)):
+            z += first[d][:, None] * coords[d][None, :]
+        return z
+    else:
+        return tl.dot(first[0], with_one(coords, D, POINTS, tl.float32), input_precision=PRECISION)
 
 
 @triton.jit
 def phases(
-    coords, first, weights, biases, H: tl.constexpr, POINTS: tl.constexpr, ACT: tl.constexpr, FAST: tl.constexpr,
-    PRECISION: tl.constexpr, TYPE: tl.constexpr,
+    coords, first, weights, biases, D: tl.constexpr, H: tl.constexpr, POINTS: tl.constexpr, ACT: tl.constexpr,
+    FAST: tl.constexpr, PRECISION: tl.constexpr, PRODUCT: tl.constexpr, TYPE: tl.constexpr,
 ):  # fmt: skip
     """Phases of all layers, and the features of all but the last, in the type of the products. Of weights in two parts and
     features in two parts three products are formed, the small ones first."""
-    z = first_phase(coords, first, biases[0], H, POINTS)
+    z = first_phase(coords, first, biases[0], D, H, POINTS, PRECISION, PRODUCT)
     all_phases, features = (z,), ()
     split: tl.constexpr = len(weights) > len(biases) - 1
     for k in tl.static_range(len(biases) - 1):
@@ -188,16 +204,16 @@ def load_coordinates(pointer, point, valid, DIM: tl.constexpr):
 @triton.jit
 def net_values(
     coords, first, hidden, biases, out, count,
-    DIM: tl.constexpr, HIDDEN: tl.constexpr, H: tl.constexpr, LAYERS: tl.constexpr, ACT: tl.constexpr,
-    FAST: tl.constexpr, PRECISION: tl.constexpr, POINTS: tl.constexpr,
+    DIM: tl.constexpr, D: tl.constexpr, HIDDEN: tl.constexpr, H: tl.constexpr, LAYERS: tl.constexpr, ACT: tl.constexpr,
+    FAST: tl.constexpr, PRECISION: tl.constexpr, PRODUCT: tl.constexpr, POINTS: tl.constexpr,
 ):  # fmt: skip
     """``[count, DIM] -> [count, HIDDEN]``."""
     point = tl.program_id(0).to(tl.int64) * POINTS + tl.arange(0, POINTS)
     valid = point < count
     own = load_coordinates(coords, point, valid, DIM)
-    own_first, own_biases = load_rows(first, DIM, H), load_rows(biases, LAYERS, H)
+    own_first, own_biases = load_first(first, DIM, D, H, PRODUCT), load_rows(biases, LAYERS, H)
     weights = load_hidden(hidden, LAYERS, 1, H, False)
-    z, _ = phases(own, own_first, weights, own_biases, H, POINTS, ACT, FAST, PRECISION, tl.float32)
+    z, _ = phases(own, own_first, weights, own_biases, D, H, POINTS, ACT, FAST, PRECISION, PRODUCT, tl.float32)
     row = tl.arange(0, H)[:, None]
     tl.store(
         out + point[None, :] * HIDDEN + row, activate(z[LAYERS - 1], ACT, FAST), mask=(row < HIDDEN) & valid[None, :]
@@ -208,12 +224,12 @@ def net_values(
 def net_gradients(
     grad, coords, first, hidden, biases, of_coords, of_inputs, of_hidden, count, tiles,
     DIM: tl.constexpr, D: tl.constexpr, HIDDEN: tl.constexpr, H: tl.constexpr, LAYERS: tl.constexpr,
-    ACT: tl.constexpr, FAST: tl.constexpr, PRECISION: tl.constexpr, POINTS: tl.constexpr,
+    ACT: tl.constexpr, FAST: tl.constexpr, PRECISION: tl.constexpr, PRODUCT: tl.constexpr, POINTS: tl.constexpr,
 ):  # fmt: skip
     """Of the coordinates ``[count, DIM]``, and of the parameters the sums over the program's tiles."""
     program = tl.program_id(0).to(tl.int64)
     row, field = tl.arange(0, H)[:, None], tl.arange(0, D)[:, None]
-    own_first, own_biases = load_rows(first, DIM, H), load_rows(biases, LAYERS, H)
+    own_first, own_biases = load_first(first, DIM, D, H, PRODUCT), load_rows(biases, LAYERS, H)
     weights, turned = load_hidden(hidden, LAYERS, 1, H, False), load_hidden(hidden, LAYERS, 1, H, True)
     first_turned = tl.load(first + field * H + tl.arange(0, H)[None, :])
     sum_inputs, sum_hidden = zeros(LAYERS, H, D), zeros(LAYERS - 1, H, H)
@@ -221,7 +237,7 @@ def net_gradients(
         point = (program * tiles + tile) * POINTS + tl.arange(0, POINTS)
         valid = point < count
         own = load_coordinates(coords, point, valid, DIM)
-        z, h = phases(own, own_first, weights, own_biases, H, POINTS, ACT, FAST, PRECISION, tl.float32)
+        z, h = phases(own, own_first, weights, own_biases, D, H, POINTS, ACT, FAST, PRECISION, PRODUCT, tl.float32)
         of_features = tl.load(grad + point[None, :] * HIDDEN + row, mask=(row < HIDDEN) & valid[None, :], other=0.0)
         x = with_one(own, D, POINTS, tl.float32)
         dx, sum_inputs, sum_hidden = back(

@@ -41,6 +41,8 @@ PROGRAMS, LEAST_INPUTS, MOST_TERMS = 2048, 256, 8192
 accumulator's precision allows."""
 LEAST_OUTPUTS, MOST_PROGRAMS = 16, 4096
 """Outputs of a program of the gradients' kernel, and programs whose sums for the parameters are stored at a time."""
+FEW_COORDS = 4
+"""Up to which the moments' kernel has the first layer's weights in registers."""
 MOST_HALF_LAYERS = 3
 """Layers, with the head, through which gradients go in 16 bits: every one adds its rounding to theirs."""
 FAR = 1 << 31
@@ -179,7 +181,7 @@ def _coordinates_and_net(f: Tensor, of_moments: Tensor, elements, params: Tensor
                 f, of_moments, factor, pairs.v, pairs.u, net.first, net.hidden, net.biases, of_coords, *sums,
                 start, nv, nu, *pairs.sets(), images, channels, nv * channels, nu * net.spec.hidden * channels,
                 tiles, parts, -(-nu // parts),
-                D=net.columns, BLOCKS=-(-images * channels // tile.columns),
+                PRODUCT=True, BLOCKS=-(-images * channels // tile.columns),
                 **_constants(f, net, pairs, spec, tile, images, max(nv, nu * net.spec.hidden)),
             )  # fmt: skip
         of_params += net.gradient(params, *sums)
@@ -226,7 +228,7 @@ def _moments_of(f: Tensor, v: Tensor, u: Tensor, net: PaddedNet, spec: FeatureSp
             moments[(programs * splits,)](
                 f, pairs.v, pairs.u, net.first, net.hidden, net.biases, out,
                 nv, nu, sets, *pairs.sets(), images, channels, nv * channels, nu * hidden * channels,
-                blocks, splits, split_inputs,
+                blocks, splits, split_inputs, PRODUCT=net.spec.coord_dim > FEW_COORDS,
                 **_constants(f, net, pairs, spec, tile, images, max(nv, nu * hidden)),
             )  # fmt: skip
     return out[0] if splits == 1 else out.sum(0).to(f.dtype)
@@ -236,7 +238,7 @@ def _constants(f: Tensor, net: PaddedNet, pairs: Pairs, spec: FeatureSpec, tile,
     """What both kernels are compiled for."""
     far = images * rows * f.shape[2] >= FAR
     return pairs.constants() | dict(
-        SWAPPED=spec.form == "correlation", DIM=net.spec.coord_dim, HIDDEN=net.spec.hidden, H=net.features,
+        SWAPPED=spec.form == "correlation", DIM=net.spec.coord_dim, D=net.columns, HIDDEN=net.spec.hidden, H=net.features,
         LAYERS=net.layers, PARTS=net.parts, ACT=net.spec.activation, FAST=has_ptx(f) and f.dtype != torch.float32,
         PRECISION=precision(f), INPUTS=tile.inputs, COLUMNS=tile.columns,
         IMAGES="one" if images == 1 else "many" if far else "several",

@@ -15,6 +15,7 @@ from pgconv.backends.triton.net_kernels import (
     activate,
     back,
     load_coordinates,
+    load_first,
     load_hidden,
     load_rows,
     phases,
@@ -99,9 +100,10 @@ def load_columns(
 def moments(
     signal, v, u, first, hidden, biases, out,
     Nv, Nu, sets, v_set, u_set, images, channels, signal_image, out_image, column_blocks, splits, split_inputs,
-    LAW: tl.constexpr, SWAPPED: tl.constexpr, DIM: tl.constexpr, FIELDS: tl.constexpr, HIDDEN: tl.constexpr,
-    H: tl.constexpr, LAYERS: tl.constexpr, PARTS: tl.constexpr, ACT: tl.constexpr, FAST: tl.constexpr, PRECISION: tl.constexpr,
-    INPUTS: tl.constexpr, COLUMNS: tl.constexpr, IMAGES: tl.constexpr,
+    LAW: tl.constexpr, SWAPPED: tl.constexpr, DIM: tl.constexpr, D: tl.constexpr, FIELDS: tl.constexpr,
+    HIDDEN: tl.constexpr, H: tl.constexpr, LAYERS: tl.constexpr, PARTS: tl.constexpr, ACT: tl.constexpr,
+    FAST: tl.constexpr, PRECISION: tl.constexpr, PRODUCT: tl.constexpr, INPUTS: tl.constexpr, COLUMNS: tl.constexpr,
+    IMAGES: tl.constexpr,
 ):  # fmt: skip
     """``out [splits, S images, Nu, HIDDEN, channels]`` of ``signal [S images, Nv, channels]``; ``v, u [S | 1, FIELDS, N]`` or
     coordinates ``[S, Nu, Nv, DIM]``, with the distance of their sets, and of images. Neighbouring programs have the same inputs."""
@@ -116,7 +118,7 @@ def moments(
     signal += s * images * signal_image
     v += s * v_set
     u += s * u_set
-    own_first, own_biases = load_rows(first, DIM, H), load_rows(biases, LAYERS, H)
+    own_first, own_biases = load_first(first, DIM, D, H, PRODUCT), load_rows(biases, LAYERS, H)
     weights = load_hidden(hidden, LAYERS, PARTS, H, False)
     total = tl.full([H, COLUMNS], 0.0, tl.float32)
     input = tl.arange(0, INPUTS)
@@ -124,7 +126,9 @@ def moments(
     for begin in range(split * split_inputs, end, INPUTS):
         valid = begin + input < end
         coords = pair_coordinates(v, u, i, begin + input, valid, Nv, Nu, LAW, SWAPPED, DIM, FIELDS)
-        z, _ = phases(coords, own_first, weights, own_biases, H, INPUTS, ACT, FAST, PRECISION, hidden.dtype.element_ty)
+        z, _ = phases(
+            coords, own_first, weights, own_biases, D, H, INPUTS, ACT, FAST, PRECISION, PRODUCT, hidden.dtype.element_ty
+        )
         tile = signal + tl.cast(begin, tl.int64) * channels
         own = tl.load(
             tile + (input * channels)[:, None] + place[None, :], mask=valid[:, None] & exists[None, :], other=0.0
@@ -145,8 +149,8 @@ def gradients(
     first_program, Nv, Nu, v_set, u_set, images, channels, signal_image, moments_image, tiles, parts, part_outputs,
     LAW: tl.constexpr, SWAPPED: tl.constexpr, DIM: tl.constexpr, D: tl.constexpr, FIELDS: tl.constexpr,
     HIDDEN: tl.constexpr, H: tl.constexpr, LAYERS: tl.constexpr, PARTS: tl.constexpr, ACT: tl.constexpr,
-    FAST: tl.constexpr, PRECISION: tl.constexpr, INPUTS: tl.constexpr, COLUMNS: tl.constexpr, BLOCKS: tl.constexpr,
-    IMAGES: tl.constexpr,
+    FAST: tl.constexpr, PRECISION: tl.constexpr, PRODUCT: tl.constexpr, INPUTS: tl.constexpr, COLUMNS: tl.constexpr,
+    BLOCKS: tl.constexpr, IMAGES: tl.constexpr,
 ):  # fmt: skip
     """From ``of_moments [S images, Nu, HIDDEN, channels]`` those of the coordinates, ``[S, Nu, DIM, Nv]``, and of the parameters
     the sums over the program's pairs. On the way everything is multiplied by the factor, a power of two that brings it into the
@@ -164,7 +168,7 @@ def gradients(
     u += s * u_set
     of_coords += s * Nu * DIM * Nv
     row, field, input = tl.arange(0, H)[:, None], tl.arange(0, D)[:, None], tl.arange(0, INPUTS)
-    own_first, own_biases = load_rows(first, DIM, H), load_rows(biases, LAYERS, H)
+    own_first, own_biases = load_first(first, DIM, D, H, PRODUCT), load_rows(biases, LAYERS, H)
     weights, turned = load_hidden(hidden, LAYERS, PARTS, H, False), load_hidden(hidden, LAYERS, PARTS, H, True)
     first_turned = tl.load(first + field * H + tl.arange(0, H)[None, :]).to(TYPE)
     scale = tl.load(factor)
@@ -193,7 +197,7 @@ def gradients(
                     input_precision=PRECISION,
                 )
         coords = pair_coordinates(v, u, i, j, valid, Nv, Nu, LAW, SWAPPED, DIM, FIELDS)
-        z, h = phases(coords, own_first, weights, own_biases, H, INPUTS, ACT, FAST, PRECISION, TYPE)
+        z, h = phases(coords, own_first, weights, own_biases, D, H, INPUTS, ACT, FAST, PRECISION, PRODUCT, TYPE)
         x = with_one(coords, D, INPUTS, TYPE)
         dx, sum_inputs, sum_hidden = back(
             of_features * scale, z, h, x, first_turned, turned, sum_inputs, sum_hidden, ACT, FAST, PRECISION, TYPE

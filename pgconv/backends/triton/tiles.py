@@ -27,11 +27,12 @@ def moments_tile(features: int, columns: int, dtype: torch.dtype) -> Tile:
 
 
 def gradient_tile(features: int, columns: int, dtype: torch.dtype) -> Tile:
-    """Here the sums for the parameters take most registers, which more warps share."""
+    """Here the sums for the parameters take most registers."""
     if dtype == torch.float32:
-        # More columns than these come in blocks, of which none is kept.
-        return Tile(16, 16 if columns > 32 else padded(columns), 4 if features <= 32 else 8, 1)
+        # More columns than these come in blocks, of which none is kept. 64 features spill on compute capability 9.
+        wide = columns > 32 or features > 32
+        return Tile(16, 16 if wide else padded(columns), 4 if wide else 2, 1)
     columns = min(64, padded(columns))
     if features > 32:
-        return Tile(16, columns, 4, 1)
-    return Tile(32, columns, 4, 2) if columns > 32 else Tile(16, columns, 2, 2)
+        return Tile(32, columns, 4, 1)
+    return Tile(64, columns, 4, 2) if columns > 32 else Tile(32, columns, 2, 2)
