@@ -19,6 +19,8 @@ from pgconv.spec import Facts, FeatureSpec
 ORDERS = {"relative_features": ("direct",), "kernel_net": ("direct",)}
 POINTS, WARPS = 64, 4
 """Points of a tile, and warps that share it."""
+FEW_COORDS = 4
+"""Up to which the first layer's weights stay in registers."""
 PROGRAMS = 1024
 """Most programs for gradients: each stores sums of its own for the parameters."""
 
@@ -89,7 +91,7 @@ def _constants(net: PaddedNet, x: Tensor) -> dict:
     spec = net.spec
     return dict(
         DIM=spec.coord_dim, D=net.columns, HIDDEN=spec.hidden, H=net.features, LAYERS=net.layers, ACT=spec.activation, FAST=False,
-        PRECISION=precision(x), PRODUCT=True, POINTS=POINTS, num_warps=WARPS,
+        PRECISION=precision(x), PRODUCT=spec.coord_dim > FEW_COORDS, POINTS=POINTS, num_warps=WARPS,
     )  # fmt: skip
 
 
