@@ -178,11 +178,6 @@ def on_lists(device, lists, tensors, spec, depthwise, bound, dtype=None):
         if own is not None:
             assert x.dtype == own.dtype and x.shape == own.shape, name
             assert error(x, next(gradients)) < bound, name
-    for one in range(6):
-        only = point_lists.backward([one == k for k in range(6)], grad, tensors, lists, spec, depthwise)
-        assert all(
-            torch.equal(x, y) if k == one and y is not None else x is None for k, (x, y) in enumerate(zip(only, found))
-        )
 
 
 @FORMS
@@ -220,6 +215,18 @@ def test_neighbour_lists_of_a_net_without_native_features(device, monkeypatch, f
         monkeypatch.setattr(point_list_features, "ops", lambda: own)
     lists = written(draw(2, (5, 17, 0, 9, 1, 20), 21), "csr")
     on_lists(device, lists, tensors, replace(spec, form=form), False, 3e-2)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_only_what_is_needed_of_neighbour_lists(device, bias):
+    tensors, spec = call(device, bias=bias)
+    lists = Lists(*(None if x is None else x.to(device) for x in written(draw(2, (5, 17, 0, 9, 1, 20), 21), "csr")))
+    grad = torch.ones(2, 6, 3, dtype=torch.float16, device=device)
+    every = point_lists.backward([True] * 6, grad, tensors, lists, spec, False)
+    for one in range(6):
+        only = point_lists.backward([one == k for k in range(6)], grad, tensors, lists, spec, False)
+        for k, (x, y) in enumerate(zip(only, every)):
+            assert x is None if k != one or y is None else torch.equal(x, y)
 
 
 def test_neighbour_lists_of_nothing(device):
