@@ -1,5 +1,6 @@
 // A GPU on the host: every thread of a block is a fiber, the blocks run one after the other. It is there to find mistakes:
-// - which thread runs next is drawn at random at every wait, from a seed, so that a missing barrier shows in some schedule;
+// - which thread runs next is drawn at random at every wait, from a seed, so that a missing barrier, of a block or of a warp, shows in
+//   some schedule;
 // - shared memory and workspaces begin as NaN, and have exactly the size asked for, so that the address sanitizer sees what
 //   lies beyond;
 // - copies to shared memory and products of warpgroups are carried out when they are waited for, and not before; products begin behind

@@ -16,10 +16,12 @@ uint16_t part(uint32_t word, int k) { return uint16_t(word >> (16 * k)); }
 
 void load_matrices(uint32_t (&to)[4], const void* row, bool transposed) {
   check_shared("load_matrices", row, 16);
+  // A lane reads its row when it comes, not when all have come: what others have not written yet is not there.
   struct Lane {
-    const void* row;
+    uint16_t row[8];
     uint32_t* to;
-  } own{row, to};
+  } own{{}, to};
+  std::memcpy(own.row, row, 16);
   together(transposed ? "load_matrices_transposed" : "load_matrices", &own, [transposed](Operands lanes) {
     auto lane = [&](int l) { return static_cast<Lane*>(lanes[l]); };
     for (int m = 0; m < 4; ++m) {
