@@ -28,7 +28,7 @@ def use_backend(name: str | None, order: str | None = None) -> Iterator[None]:
     A named backend that cannot run a call raises a ``ValueError`` with its reason instead of falling back.
 
     Args:
-        name: ``"cpp"``, ``"reference"`` or None
+        name: ``"cuda"``, ``"triton"``, ``"cpp"``, ``"reference"`` or None
         order: evaluation order for the image convolutions inside the block, e.g. ``"materialize"`` for what plain
             PyTorch does; ``plan=`` of a function goes before
 

@@ -42,7 +42,7 @@ class Tile(NamedTuple):
 
 LEAST = 16
 """Matrix instructions have no smaller sides."""
-MOST_SAMPLES, MOST_FEATURES = 8, 32
+MOST_SAMPLES, MOST_FEATURES, MOST_PIXELS = 8, 32, 64
 WIDE = 64
 """Samples times features of a block beyond which moments take so many registers that other blocks are needed."""
 
@@ -53,17 +53,17 @@ _HOPPER: _Table = {
     "chain": (
         Block(256, 32, 128, 64, 8, 2),
         Block(256, 64, 64, 32, 8, 2),
-        Block(128, 32, 128, 32, 8, 2),
+        Block(128, 32, 64, 32, 8, 2),
         Block(128, 32, 64, 32, 8, 2),
     ),
     "direct": (
         Block(128, 32, 128, 32, 8, 2),
         Block(128, 32, 128, 32, 8, 2),
-        Block(64, 32, 128, 32, 8, 2),
-        Block(64, 32, 128, 32, 8, 2),
+        Block(64, 32, 128, 16, 8, 2),
+        Block(64, 32, 128, 16, 8, 2),
     ),
     "head_gradient": (
-        Block(128, 64, 128, 32, 8, 2),
+        Block(64, 64, 128, 32, 8, 2),
         Block(128, 128, 64, 32, 8, 2),
         Block(64, 64, 64, 32, 8, 2),
         Block(64, 64, 64, 32, 8, 2),
@@ -75,23 +75,24 @@ _HOPPER: _Table = {
         Block(64, 64, 32, 32, 8, 2),
     ),
 }
+# Of these none takes more than 64 KiB of shared memory, which is all that there is on other GPUs.
 _AMPERE: _Table = {
     "chain": (
         Block(128, 32, 128, 32, 8, 2),
         Block(256, 64, 32, 32, 8, 2),
-        Block(128, 32, 64, 32, 8, 2),
+        Block(32, 32, 64, 32, 4, 2),
         Block(128, 32, 32, 32, 8, 2),
     ),
     "direct": (
         Block(128, 32, 64, 32, 8, 2),
         Block(128, 32, 64, 32, 8, 2),
-        Block(64, 32, 64, 32, 8, 2),
-        Block(64, 32, 64, 32, 8, 2),
+        Block(64, 32, 64, 16, 8, 2),
+        Block(64, 32, 64, 16, 8, 2),
     ),
     "head_gradient": (
-        Block(128, 64, 64, 32, 8, 2),
+        Block(64, 64, 64, 32, 8, 2),
         Block(128, 128, 32, 32, 8, 2),
-        Block(64, 64, 32, 32, 8, 2),
+        Block(64, 32, 64, 32, 4, 2),
         Block(64, 64, 32, 32, 8, 2),
     ),
     "feature_gradient": (
@@ -101,18 +102,14 @@ _AMPERE: _Table = {
         Block(64, 64, 32, 32, 8, 2),
     ),
 }
-# A third less shared memory than "ampere" or two: operands of one stage less are what is left out.
-_SMALL: _Table = _AMPERE
-# 64 KiB of shared memory, wavefronts of 64.
-_AMD: _Table = _AMPERE
 _TINY = Block(256, 32, 16, 64, 4, 1)
 """So that even small images have several blocks."""
 
 TABLE: dict[str, _Table] = {
     "hopper": _HOPPER,
     "ampere": _AMPERE,
-    "small": _SMALL,
-    "amd": _AMD,
+    "small": _AMPERE,
+    "amd": _AMPERE,
     "interpreter": {name: (_TINY,) * 4 for name in _HOPPER},
 }
 
@@ -122,15 +119,17 @@ def tile(architecture: str, kernel: str, word: int, samples: int, features: int,
     ub = 1 if kernel == "direct" else min(MOST_SAMPLES, _power(samples))
     hb = max(LEAST // ub, min(MOST_FEATURES, _power(features)))
     block = TABLE[architecture][kernel][2 * (word > 2) + (ub * hb > WIDE)]
+    ob = max(LEAST, min(block.outputs, _power(outputs)))
     return Tile(
-        P=max(1, block.rows // ub),
+        P=block.rows if kernel == "direct" else min(MOST_PIXELS, block.rows // ub),
         UB=ub,
         CB=max(1, block.depth // hb),
         HB=hb,
-        OB=max(LEAST, min(block.outputs, _power(outputs))),
+        OB=ob,
         # Three chunks are unrolled: the smallest that are enough waste least.
         KB=next((kb for kb in (16, 32) if products <= 3 * kb and kb < block.products), block.products),
-        warps=block.warps,
+        # Rows of the products are outputs there: few do not suffice for many warps.
+        warps=min(block.warps, 4) if kernel == "direct" and ob < 64 else block.warps,
         stages=block.stages,
     )
 
