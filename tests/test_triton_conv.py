@@ -99,15 +99,15 @@ SHAPES = {
     "outputs": {"o": 17, "c": 1, "b": 1, "nu": 2, "size": (3, 5)},
     "features": {"hidden": 33, "c": 1, "b": 1, "nu": 2, "size": (3, 5)},
     "pixels": {"size": (2, 131), "b": 1, "c": 1, "nu": 1},
-    "products": {"nv": 47, "c": 1, "nu": 1, "b": 1, "size": (3, 3)},
     # Images that share a block, and that do not.
     "images": {"b": 7, "c": 1, "size": (2, 3)},
     "own": {"b": 3, "c": 1, "size": (3, 5), "per_example": True, "nu": 1},
+    "products": {"nv": 47, "c": 1, "nu": 1, "b": 1, "size": (3, 3)},
     "samples": {"nu": 9, "b": 1, "c": 2, "size": (3, 5)},
     "channels": {"c": 7, "hidden": 7, "nu": 8, "nv": 8, "b": 1, "size": (3, 5)},
     "whole": {"o": 16, "c": 4, "hidden": 8, "nu": 8, "nv": 8, "b": 1, "size": (4, 8)},
 }
-ONE_SAMPLE = list(SHAPES)[:7]
+ONE_SAMPLE = list(SHAPES)[:6]
 """Those that say something of kernels that take one sample of the result at a time."""
 
 
@@ -118,6 +118,21 @@ def test_awkward_shapes(run, order, shape):
     # Both orders share the kernels of the other gradients.
     needs = ALL if order == "aggregate" else (True, False, False)
     run(check, order, torch.float16, SHAPES[shape], None, needs)
+
+
+def with_blocks_of(device, architecture, *call):
+    """With the blocks that a class of GPUs has."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runtime, "architecture", lambda: architecture)
+        check(device, *call)
+
+
+@pytest.mark.parametrize("architecture", ["hopper", "ampere"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["bfloat16", "float32"])
+def test_blocks_of_gpus(run, architecture, dtype):
+    shape = {"b": 1, "c": 5, "o": 19, "nu": 5, "nv": 3, "hidden": 9, "size": (5, 7)}
+    run(with_blocks_of, architecture, "aggregate", dtype, shape)
+    run(with_blocks_of, architecture, "direct", dtype, shape | {"nu": 1}, None, (True, False, False))
 
 
 @FUSED
@@ -253,6 +268,7 @@ def facts(dtype="float16", **sizes):
         (facts("float32"), None),
         (facts("float64"), "float16, bfloat16, float32, received float64"),
         (replace(facts(), dtypes=("float16", "float32", "float16")), "one dtype"),
+        (replace(facts("bfloat16"), device="cpu"), "bits of bfloat16"),
         (facts(geometry=ConvGeometry.make("test", 3, 1, 0, 3, "disc")), "does not fit"),
         (facts(geometry=ConvGeometry.make("test", 33, 1, "same", 1, "disc"), size=(1, 1), nv=1, nu=1), "up to 31 rows"),
     ],
