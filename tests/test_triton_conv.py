@@ -212,6 +212,20 @@ def test_one_number_left_out_would_be_seen(run, spoil):
         run(check, "aggregate", torch.float16, {}, None, ALL, spoil)
 
 
+def nan(device, order):
+    """It reaches the windows it is in and no others."""
+    (f, phi, weight), geometry = make(torch.float16, nv=1, nu=1, size=(9, 8), b=1)
+    f[0, 1, 0, 5, 6] = torch.nan
+    out = group_conv2d.forward(order, *(x.to(device) for x in (f, phi, weight)), geometry)
+    spoiled = out[0, 0, 0].isnan().nonzero().tolist()
+    assert sorted(map(tuple, spoiled)) == sorted((5 - row, 6 - col) for row, col in geometry.taps())
+
+
+@FUSED
+def test_nan_reaches_the_windows_it_is_in(run, order):
+    run(nan, order)
+
+
 def wide(device, order):
     """The same with int64 places."""
     tensors, geometry = make(torch.float32, c=2)

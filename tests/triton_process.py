@@ -39,6 +39,41 @@ def _begin() -> None:
 
     interpreter._patch_lang_tensor, interpreter._patch_lang = with_index, once
     _teach_bfloat16(interpreter)
+    _watch_addresses(interpreter)
+
+
+def _watch_addresses(interpreter: Any) -> None:
+    """What is read or written has to lie in an operand of the launch; the interpreter would take any address."""
+    import numpy as np
+
+    builder, executor = interpreter.InterpreterBuilder, interpreter.GridExecutor
+    begin, load, store = executor._init_args_hst, builder.create_masked_load, builder.create_masked_store
+    bounds: list[tuple[int, int]] = []
+
+    def init(self: Any, args: Any, kwargs: Any) -> Any:
+        found = begin(self, args, kwargs)
+        tensors = [x for x in (*found[0], *found[1].values()) if hasattr(x, "data_ptr")]
+        bounds[:] = [(x.data_ptr(), x.data_ptr() + x.numel() * x.element_size()) for x in tensors]
+        return found
+
+    def check(pointers: Any, mask: Any) -> None:
+        at = np.broadcast_to(pointers.data, mask.data.shape)[mask.data.astype(bool)].astype(np.int64)
+        inside = np.zeros(at.shape, bool)
+        for low, high in bounds:
+            inside |= (at >= low) & (at < high)
+        if not inside.all():
+            raise IndexError(f"{(~inside).sum()} of {at.size} addresses lie in no operand")
+
+    def masked_load(self: Any, pointers: Any, mask: Any, *others: Any) -> Any:
+        check(pointers, mask)
+        return load(self, pointers, mask, *others)
+
+    def masked_store(self: Any, pointers: Any, value: Any, mask: Any, *others: Any) -> Any:
+        check(pointers, mask)
+        return store(self, pointers, value, mask, *others)
+
+    executor._init_args_hst = init
+    builder.create_masked_load, builder.create_masked_store = masked_load, masked_store
 
 
 def _teach_bfloat16(interpreter: Any) -> None:
