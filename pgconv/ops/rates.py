@@ -90,8 +90,13 @@ _GPU = Rates(
         "cuda:aggregate": (0.56, 0.40),
         # Not measured: matrix instructions take TF32 at half the rate of 16 bits.
         "cuda:materialize:float32": (0.44, 0.40),
+        # Not measured: those of the native kernels.
+        "triton:materialize": (0.88, 0.80),
+        "triton:materialize:float32": (0.44, 0.40),
+        "triton:aggregate": (0.56, 0.40),
+        "triton:direct": (0.56, 0.40),
     },
-    starts={"materialize": 1.6e-4, "aggregate": 5e-5},
+    starts={"materialize": 1.6e-4, "aggregate": 5e-5, "direct": 5e-5},
 )
 
 
