@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 # Shared memory of a block: of "sm_80" kernels that which compute capability 8.6 and 12.0 have as well.
 SHARED = {"sm_80": 99 << 10, "sm_90": 227 << 10, "gfx942": 64 << 10}
 TARGETS = pytest.mark.parametrize("target", SHARED)
-CALLS = ("gcnn", "ckresnet", "odd", "lifting", "gcnn_float32", "no_group", "large")
+CALLS = ("gcnn", "ckresnet", "odd", "lifting", "gcnn_float32", "large")
 KERNELS = ("chain", "direct", "head_gradient", "feature_gradient")
 
 

@@ -32,7 +32,6 @@ CALLS = {
     "odd": ((64, 33, 70, 3, 5, 9, 3, 27), torch.float16, True),
     "lifting": ((128, 3, 128, 1, 16, 16, 5, 32), torch.float32, True),
     "gcnn_float32": ((128, 128, 128, 8, 8, 8, 3, 32), torch.float32, False),
-    "no_group": ((128, 64, 64, 8, 1, 8, 3, 32), torch.bfloat16, True),
     # More than 2^31 numbers.
     "large": ((2048, 128, 128, 8, 8, 8, 3, 32), torch.bfloat16, True),
 }
