@@ -1,10 +1,11 @@
-"""Every ``PGCONV_*`` environment variable, read in one place.
+"""Every environment variable, read in one place.
 
 | variable | meaning |
 |---|---|
 | ``PGCONV_BACKEND`` | backend used when neither ``backend=`` nor ``use_backend`` names one |
 | ``PGCONV_CPU_ISA`` | the native CPU library's: ``base``, ``avx2``, ``avx512``, ``avx512bf16`` (read by the library itself) |
 | ``PGCONV_RATES`` | file of measured rates (``pgconv.calibrate``), by default in the user's cache folder; ``shipped``: use none |
+| ``TRITON_INTERPRET`` | Triton's own: its kernels are interpreted, on CPU tensors too |
 """
 
 from __future__ import annotations
@@ -30,3 +31,8 @@ def rates_file() -> Path | None:
         return None
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(named) if named else Path(cache) / "pgconv" / "rates.json"
+
+
+def triton_interpreted() -> bool:
+    """Whether Triton interprets kernels, by ``TRITON_INTERPRET``."""
+    return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y")

@@ -33,7 +33,6 @@ def show_config() -> str:
         detail = getattr(backend, "describe", None)
         if detail is not None and detail() not in states[0]:
             lines.append(f"  {detail()}")
-    lines.append("backend triton: not in this version; on CUDA tensors the reference runs what cuda does not take")
     return "\n".join(lines)
 
 

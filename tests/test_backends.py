@@ -176,6 +176,7 @@ class Toy:
 
     name = "toy"
     devices = ("cpu",)
+    only_by_name = ()
     planned = True
 
     def __init__(self):

@@ -13,7 +13,7 @@ from list_checks import FORMS, draw, written
 import pgconv
 from pgconv import groups
 from pgconv.backends.cuda import backend as cuda
-from pgconv.backends.cuda import library, point_conv, point_list_features, point_lists
+from pgconv.backends.cuda import library, point_conv, point_features, point_list_features, point_lists
 from pgconv.backends.lists import Lists
 from pgconv.backends.reference.group_conv2d import group_conv2d as image_reference
 from pgconv.backends.reference.point_conv import point_conv as reference
@@ -49,7 +49,7 @@ def device(request, monkeypatch):
         cuda_why_not_gradient=machine.why_not_gradient,
         cuda_why_not_net=machine.module.why_not_net,
     )
-    for module in (point_conv, point_lists, point_list_features):
+    for module in (point_conv, point_features, point_lists, point_list_features):
         monkeypatch.setattr(module, "ops", lambda: native)
     return "cpu"
 
@@ -95,16 +95,17 @@ def test_values(device, monkeypatch, sets, depthwise, bias, dtype):
     assert error(found, want) <= 2 * error(same, want) + torch.finfo(dtype).eps
 
 
-@pytest.mark.parametrize("native", [True, False], ids=["kernel", "pieces"])
+@pytest.mark.parametrize("way", ["own kernel", "features' kernel", "plain"])
 @pytest.mark.parametrize("depthwise", [True, False])
 @pytest.mark.parametrize("sets", [1, 2])
-def test_gradients(device, monkeypatch, sets, depthwise, native):
+def test_gradients(device, monkeypatch, sets, depthwise, way):
     tensors, spec = call(device, sets=sets, depthwise=depthwise)
-    if not native:
-        monkeypatch.setattr(point_conv, "_features", point_conv._features_in_pieces)
+    if way != "own kernel":
+        monkeypatch.setattr(point_conv, "_most_columns", lambda *_: 0)
+    if way == "plain":
+        monkeypatch.setattr(point_features, "ops", lambda: SimpleNamespace(cuda_why_not_net=lambda *_: "too wide"))
     monkeypatch.setattr(point_conv, "MOMENTS", 300)
-    monkeypatch.setattr("pgconv.backends.reference.pieces.FEATURES", 300)
-    monkeypatch.setattr("pgconv.backends.reference.pieces.ACCELERATOR_PIECES", 1)
+    monkeypatch.setattr(point_features, "NUMBERS", 2000)
     grad = torch.randn(2, 6, 5 if depthwise else 3, generator=torch.Generator().manual_seed(4)).half().to(device)
     found = point_conv.backward([True] * 6, grad, tensors, spec, depthwise)
     leaves = [x.requires_grad_() for x in wide(tensors)]
@@ -120,7 +121,7 @@ def test_gradients(device, monkeypatch, sets, depthwise, native):
 @pytest.mark.parametrize(("sets", "batch", "channels"), [(1, 5, 30), (1, 2, 100), (2, 2, 100), (2, 2, 97)])
 def test_gradients_of_more_columns_than_the_kernel_takes(device, monkeypatch, sets, batch, channels):
     tensors, spec = call(device, torch.bfloat16, batch=batch, sets=sets, channels=channels)
-    monkeypatch.setattr(point_conv, "_features_in_pieces", None)
+    monkeypatch.setattr(point_conv, "point_features", None)
     monkeypatch.setattr(point_conv, "MOMENTS", 20000)
     grad = torch.randn(batch, 6, 3, generator=torch.Generator().manual_seed(4)).bfloat16().to(device)
     found = point_conv.backward([False, True, True, True, False, False], grad, tensors, spec, False)
@@ -151,6 +152,15 @@ def test_float32_keeps_the_bounds_of_float32(device, scale, sets, depthwise):
         assert x.dtype == torch.float32 and error(x, y) < 1e-5
 
 
+@pytest.mark.parametrize("sizes", [{"batch": 0, "sets": 1}, {"batch": 0, "sets": 0}, {"nu": 0}, {"nv": 0}], ids=str)
+def test_gradients_of_nothing(device, sizes):
+    tensors, spec = call(device, torch.float32, **sizes)
+    f, v, u, params, weight, _ = tensors
+    grad = torch.ones(f.shape[0], u.shape[1], weight.shape[0], device=f.device)
+    for x, y in zip(point_features.gradients(*tensors[:5], grad, spec, False), (v, u, params)):
+        assert x.shape == y.shape and not x.any()
+
+
 def on_lists(device, lists, tensors, spec, depthwise, bound, dtype=None):
     """Values and all gradients against the definition in float64."""
     lists = Lists(*(None if x is None else x.to(device) for x in lists))
@@ -168,11 +178,6 @@ def on_lists(device, lists, tensors, spec, depthwise, bound, dtype=None):
         if own is not None:
             assert x.dtype == own.dtype and x.shape == own.shape, name
             assert error(x, next(gradients)) < bound, name
-    for one in range(6):
-        only = point_lists.backward([one == k for k in range(6)], grad, tensors, lists, spec, depthwise)
-        assert all(
-            torch.equal(x, y) if k == one and y is not None else x is None for k, (x, y) in enumerate(zip(only, found))
-        )
 
 
 @FORMS
@@ -210,6 +215,18 @@ def test_neighbour_lists_of_a_net_without_native_features(device, monkeypatch, f
         monkeypatch.setattr(point_list_features, "ops", lambda: own)
     lists = written(draw(2, (5, 17, 0, 9, 1, 20), 21), "csr")
     on_lists(device, lists, tensors, replace(spec, form=form), False, 3e-2)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_only_what_is_needed_of_neighbour_lists(device, bias):
+    tensors, spec = call(device, bias=bias)
+    lists = Lists(*(None if x is None else x.to(device) for x in written(draw(2, (5, 17, 0, 9, 1, 20), 21), "csr")))
+    grad = torch.ones(2, 6, 3, dtype=torch.float16, device=device)
+    every = point_lists.backward([True] * 6, grad, tensors, lists, spec, False)
+    for one in range(6):
+        only = point_lists.backward([one == k for k in range(6)], grad, tensors, lists, spec, False)
+        for k, (x, y) in enumerate(zip(only, every)):
+            assert x is None if k != one or y is None else torch.equal(x, y)
 
 
 def test_neighbour_lists_of_nothing(device):

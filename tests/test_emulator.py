@@ -52,6 +52,14 @@ def test_an_error_leaves_the_emulator_usable():
     np.testing.assert_array_equal(emulated.planted(0, "none", NUMBERS)[0], REVERSED)
 
 
+@pytest.mark.parametrize("seed", SEEDS)
+def test_lanes_that_do_not_wait_read_what_is_not_there_yet(seed):
+    rows = np.arange(128, dtype=np.uint32).reshape(32, 4)
+    want = rows[::-1].reshape(4, 32)  # a lane's word of each matrix: row lane / 4, word lane % 4
+    np.testing.assert_array_equal(emulated.planted_matrices(seed, True, rows), want)
+    assert not np.array_equal(emulated.planted_matrices(seed, False, rows), want)
+
+
 @pytest.fixture
 def product():
     """Of a warpgroup, by a kernel with a mistake, and what it is without."""

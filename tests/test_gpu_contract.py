@@ -327,9 +327,16 @@ class NumbersBroughtToTheDevice(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("op", ["group_conv2d", "lifting_conv2d", "depthwise_lifting_conv2d", "point_conv"])
-def test_no_number_is_brought_to_the_device(op):
+@pytest.mark.parametrize(
+    "op", ["group_conv2d", "group_conv2d with bias", "lifting_conv2d", "depthwise_lifting_conv2d", "point_conv"]
+)
+def test_no_number_is_brought_to_the_device(op, monkeypatch):
     """As far as it shows on a CPU: outside the operators."""
+    options = {}
+    if op == "group_conv2d with bias":
+        op = "group_conv2d"
+        monkeypatch.setattr(pgconv.ops, "bias_apart", lambda *_: True)
+        options = {"weight_bias": torch.randn(5, 3), "sample_weight": torch.rand(1, 4), "out_gate": torch.rand(1, 4)}
     group, lifting = groups.get("E(2)"), "lifting" in op
     net = make_net("sin", 2 if lifting else group.coord_dim, hidden=8)
     v, u = (group.sample(4)[None] for _ in range(2))
@@ -346,7 +353,7 @@ def test_no_number_is_brought_to_the_device(op):
         torch.tensor([1.0])
         before = seen.count
         out = getattr(pgconv.functional, op)(
-            *arguments, group=group, **({} if op == "point_conv" else {"kernel_size": 3})
+            *arguments, group=group, **({} if op == "point_conv" else {"kernel_size": 3}), **options
         )
         out.sum().backward()
     assert before == seen.count == 1

@@ -50,6 +50,17 @@ def test_import_is_free():
     assert out == ""
 
 
+def test_triton_waits_for_a_gpu():
+    """Neither its backend nor a call on a CPU loads it."""
+    run(
+        "import sys, torch, pgconv, pgconv.backends.triton\n"
+        "conv = pgconv.nn.LiftingConv2d(1, 2, kernel_size=3, group='SE(2)', num_samples=4)\n"
+        "conv(torch.zeros(1, 1, 5, 5))\n"
+        "assert 'triton' not in pgconv.backends.available('cpu')\n"
+        "assert 'triton' not in sys.modules\n"
+    )
+
+
 def test_import_leaves_the_random_state_alone():
     run("import torch\ns = torch.get_rng_state()\nimport pgconv\nassert torch.equal(s, torch.get_rng_state())")
 

@@ -151,7 +151,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(pgconv_C, m) {
   m.def(
       "point_moments(Tensor f, Tensor v, Tensor u, Tensor params, str group, str chart, str part, str form, str net) "
       "-> Tensor");
-  // The same over lists: index [B or 1, Nu, K], padded with -1; or rowptr [Nu + 1] or [B Nu + 1] with index [pairs] or first [rows].
+  // The same over lists: index [B or 1, Nu, K], padded with -1, or rowptr [Nu + 1] or [B Nu + 1] with index [pairs] or first
+  // [rows]; numbers that are none of an input's are no pairs.
   m.def(
       "point_list_moments(Tensor f, Tensor v, Tensor u, Tensor params, Tensor? index, Tensor? rowptr, Tensor? first, str group, "
       "str chart, str part, str form, str net) -> Tensor");

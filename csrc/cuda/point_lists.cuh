@@ -130,15 +130,15 @@ PGCONV_KERNEL_PER(Tile::threads, Tile::blocks) list_moments(const ListMoments p)
       copy_async<4>(stage + shared.fields + (c * Tile::stage + lane) * 4, from + (j >= 0 ? c * e.v_count : 0), j >= 0);
   };
 
-  int j = number(0);
-  wait_copies<0>();
+  int j = number(0), next = number(Tile::stage), buffer = 0, k = 0;
+  load_stage(j, 0);
+  commit_copies();
+  // For the net.
+  wait_copies<1>();
   sync_block();
   if (place.i >= e.Nu) return;
   moments.begin();
 
-  load_stage(j, 0);
-  commit_copies();
-  int next = number(Tile::stage), buffer = 0, k = 0;
   auto add_stage = [&] {
     const bool listed = j >= 0;
     j = next;

@@ -1,4 +1,4 @@
-// Moments over neighbour lists on a GPU: what point_lists.cu offers the operators. Nets that point_moments.cu takes are taken here, too.
+// Moments over neighbour lists on a GPU: what point_lists.cu offers the operators. It takes the nets that point_moments.cu takes.
 #pragma once
 
 #include "../common/params.h"
@@ -9,7 +9,7 @@ namespace pgconv {
 namespace PGCONV_ISA {
 
 // Which inputs an output sums over; numbers that are none of an input's stand for no pair. Row r has
-// - with rowptr: the pairs rowptr[r] to rowptr[r + 1], of inputs index[pair], or, with index null, of consecutive ones from first[r];
+// - with rowptr: the pairs rowptr[r] to rowptr[r + 1], of inputs index[pair], or, with index null, of those from first[r] on;
 // - without: the pairs r padded to (r + 1) padded, of inputs index[pair].
 struct PointLists {
   const int64_t *rowptr, *index, *first;

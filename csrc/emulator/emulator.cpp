@@ -3,7 +3,6 @@
 #include <ucontext.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 #include <deque>
 #include <random>
@@ -89,13 +88,11 @@ class Block {
   Meeting& warp() { return warps_[current / kWarp]; }
   Meeting& warpgroup() { return warpgroups_.at(current / kWarpgroup); }
   Fiber& fiber() { return fibers_[current]; }
-  // Whether the bytes lie in the block's shared memory, on a boundary of their own number; stops the launch if not.
-  bool check_shared(const char* name, const void* p, int bytes) {
+  void check_shared(const char* name, const void* p, int bytes) {
     auto* begin = static_cast<const unsigned char*>(p);
     bool inside = begin >= shared->get() && begin + bytes <= shared->get() + grid.shared;
     bool aligned = reinterpret_cast<uintptr_t>(p) % bytes == 0;
     if (!inside || !aligned) stop(std::string(name) + (inside ? ": address not aligned" : ": outside shared memory"));
-    return inside && aligned;
   }
 
   // Counts copies to a place of shared memory that products may not read yet.
@@ -238,6 +235,7 @@ int threads() { return running->grid.threads; }
 int64_t block() { return running->number; }
 int64_t blocks() { return running->grid.blocks; }
 unsigned char* shared_memory() { return running->shared->get(); }
+void check_shared(const char* name, const void* p, int bytes) { running->check_shared(name, p, bytes); }
 void sync_block() { running->sync_block(); }
 void sync_warp() {
   together("sync_warp", nullptr, [](Operands) {});
@@ -261,7 +259,7 @@ void value_of_lane(const void* value, void* result, int bytes, int source) {
 }
 
 void copy_async(void* to, const void* from, int bytes, bool valid) {
-  running->check_shared("copy_async", to, bytes);
+  check_shared("copy_async", to, bytes);
   if (valid && reinterpret_cast<uintptr_t>(from) % bytes) running->stop("copy_async: address not aligned");
   running->fiber().open.push_back({to, from, bytes, valid});
 }
@@ -280,77 +278,6 @@ void wait_copies(int pending) {
         std::memset(copy.to, 0, copy.bytes);
       running->leave_unfenced(copy);
     }
-}
-
-namespace {
-uint32_t word(uint16_t low, uint16_t high) { return low | uint32_t(high) << 16; }
-uint16_t part(uint32_t word, int k) { return uint16_t(word >> (16 * k)); }
-}  // namespace
-
-void load_matrices(uint32_t (&to)[4], const void* row, bool transposed) {
-  running->check_shared("load_matrices", row, 16);
-  struct Lane {
-    const void* row;
-    uint32_t* to;
-  } own{row, to};
-  together(transposed ? "load_matrices_transposed" : "load_matrices", &own, [transposed](Operands lanes) {
-    auto lane = [&](int l) { return static_cast<Lane*>(lanes[l]); };
-    for (int m = 0; m < 4; ++m) {
-      uint16_t matrix[8][8];
-      for (int r = 0; r < 8; ++r) std::memcpy(matrix[r], lane(8 * m + r)->row, 16);
-      for (int l = 0; l < kWarp; ++l) {
-        int g = l / 4, t = l % 4;
-        lane(l)->to[m] = transposed ? word(matrix[2 * t][g], matrix[2 * t + 1][g])
-                                    : word(matrix[g][2 * t], matrix[g][2 * t + 1]);
-      }
-    }
-  });
-}
-
-uint32_t transposed_matrix(uint32_t matrix) {
-  struct Lane {
-    uint32_t word;
-  } own{matrix};
-  together("transposed_matrix", &own, [](Operands lanes) {
-    auto lane = [&](int l) { return static_cast<Lane*>(lanes[l]); };
-    uint16_t all[8][8];
-    for (int l = 0; l < kWarp; ++l)
-      for (int k = 0; k < 2; ++k) all[l / 4][l % 4 * 2 + k] = part(lane(l)->word, k);
-    for (int l = 0; l < kWarp; ++l) lane(l)->word = word(all[l % 4 * 2][l / 4], all[l % 4 * 2 + 1][l / 4]);
-  });
-  return own.word;
-}
-
-// GPUs cut off what they add to a sum.
-static float toward_zero(double x) {
-  auto y = float(x);
-  return std::fabs(double(y)) > std::fabs(x) ? std::nextafter(y, 0.0f) : y;
-}
-
-void multiply_add(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, float (*value)(uint16_t)) {
-  struct Lane {
-    float* d;
-    const uint32_t* a;
-    uint32_t b[2];
-  } own{d, a, {b0, b1}};
-  together("multiply_add", &own, [value](Operands lanes) {
-    auto lane = [&](int l) { return static_cast<Lane*>(lanes[l]); };
-    double left[16][16], right[16][8];
-    for (int l = 0; l < kWarp; ++l) {
-      int g = l / 4, t = l % 4;
-      for (int k = 0; k < 2; ++k) {
-        for (int n = 0; n < 4; ++n) left[g + 8 * (n % 2)][2 * t + k + 8 * (n / 2)] = value(part(lane(l)->a[n], k));
-        for (int n = 0; n < 2; ++n) right[2 * t + k + 8 * n][g] = value(part(lane(l)->b[n], k));
-      }
-    }
-    for (int l = 0; l < kWarp; ++l)
-      for (int n = 0; n < 4; ++n) {
-        int row = l / 4 + 8 * (n / 2), column = l % 4 * 2 + n % 2;
-        double sum = lane(l)->d[n];
-        for (int k = 0; k < 16; ++k) sum += left[row][k] * right[k][column];
-        lane(l)->d[n] = toward_zero(sum);
-      }
-  });
 }
 
 void begin_products() { running->fiber().begun = true; }
@@ -390,7 +317,7 @@ void multiply_add_now(const std::vector<const Product*>& of) {
     for (int l = 0; l < kWarp; ++l)
       for (int n = 0; n < 4; ++n)
         for (int k = 0; k < 2; ++k)
-          left[l / 4 + 8 * (n % 2)][l % 4 * 2 + k + 8 * (n / 2)] = value(part(of[w * kWarp + l]->left[n], k));
+          left[l / 4 + 8 * (n % 2)][l % 4 * 2 + k + 8 * (n / 2)] = value(uint16_t(of[w * kWarp + l]->left[n] >> (16 * k)));
     for (int l = 0; l < kWarp; ++l)
       for (int n = 0; n < any.columns / 2; ++n) {
         int row = l / 4 + 8 * (n / 2 % 2), column = n / 4 * 8 + l % 4 * 2 + n % 2;

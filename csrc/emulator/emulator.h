@@ -1,5 +1,6 @@
 // A GPU on the host: every thread of a block is a fiber, the blocks run one after the other. It is there to find mistakes:
-// - which thread runs next is drawn at random at every wait, from a seed, so that a missing barrier shows in some schedule;
+// - which thread runs next is drawn at random at every wait, from a seed, so that a missing barrier, of a block or of a warp, shows in
+//   some schedule;
 // - shared memory and workspaces begin as NaN, and have exactly the size asked for, so that the address sanitizer sees what
 //   lies beyond;
 // - copies to shared memory and products of warpgroups are carried out when they are waited for, and not before; products begin behind
@@ -62,6 +63,8 @@ int threads();
 int64_t block();
 int64_t blocks();
 unsigned char* shared_memory();
+// Stops the launch unless the bytes lie in the block's shared memory, on a boundary of their own number.
+void check_shared(const char* name, const void* p, int bytes);
 void sync_block();
 void sync_warp();
 // Each lane names the one whose value it takes; where there is none its result stays as it was.
@@ -81,6 +84,8 @@ void load_matrices(uint32_t (&to)[4], const void* row, bool transposed);
 uint32_t transposed_matrix(uint32_t matrix);
 // Products exact, their sum added in double, and cut off once to float32.
 void multiply_add(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1, float (*value)(uint16_t));
+
+float toward_zero(double x);
 
 // A product of a warpgroup, see ../cuda/warpgroup.h: carried out at the wait for its group, with what registers and shared memory
 // hold then.

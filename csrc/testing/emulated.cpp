@@ -347,6 +347,13 @@ PYBIND11_MODULE(_emulated, m) {
     run_planted(host, index_of(mistake, names), from.size() / 64, {from.data(), reversed.mutable_data(), sums.mutable_data()});
     return std::make_tuple(reversed, sums);
   });
+  // Words [4, 32] of matrices whose rows are those of [32, 4], the last one first; lanes wait for each other, or by mistake do not.
+  m.def("planted_matrices", [](unsigned seed, bool waits, Array<uint32_t> from) {
+    Host host(seed);
+    Array<uint32_t> to({4, 32});
+    run_planted_matrices(host, waits, {from.data(), to.mutable_data()});
+    return to;
+  });
   // [64, 32] of left [64, 128] and right [32, 128] in float16, by a kernel with a mistake.
   m.def("planted_product", [](unsigned seed, const std::string& mistake, Array<uint16_t> left, Array<uint16_t> right) {
     static const std::vector<std::string> names{"none",         "missing wait",     "missing begin", "missing fence",

@@ -23,6 +23,11 @@ struct Planted {
   float *reversed, *sums;
 };
 
+struct PlantedMatrices {
+  const uint32_t* from;
+  uint32_t* to;
+};
+
 template <int mistake>
 PGCONV_KERNEL(64) planted(const Planted p) {
   float* shared = shared_memory<float>();
@@ -49,6 +54,21 @@ inline void run_planted(Machine& machine, int mistake, int64_t blocks, const Pla
                                             planted<kTooMuchShared>};
   int shared = mistake == kTooMuchShared ? kMostSharedBytes + 1 : 64 * int(sizeof(float));
   launch(machine, kernels[mistake], Grid{blocks, 64, shared}, p);
+}
+
+// Four matrices of 8 rows: each lane writes the 8 numbers of a row, and gives another lane's to the instruction that loads them.
+template <bool waits>
+PGCONV_KERNEL(32) planted_matrices(const PlantedMatrices p) {
+  unsigned char* rows = shared_memory<unsigned char>();
+  for (int k = 0; k < 4; ++k) reinterpret_cast<uint32_t*>(rows)[4 * lane() + k] = p.from[4 * lane() + k];
+  if (waits) sync_warp();
+  uint32_t words[4];
+  load_matrices(words, rows + (31 - lane()) * 16);
+  for (int k = 0; k < 4; ++k) p.to[32 * k + lane()] = words[k];
+}
+
+inline void run_planted_matrices(Machine& machine, bool waits, const PlantedMatrices& p) {
+  launch(machine, waits ? planted_matrices<true> : planted_matrices<false>, Grid{1, 32, 512}, p);
 }
 
 // A product of warpgroup.h, [64][128] by [32][128] transposed, in two panels of the right operand.

@@ -7,7 +7,7 @@ from importlib import import_module
 
 from pgconv.backends.base import Backend
 
-NAMES = ("cuda", "cpp", "reference")
+NAMES = ("cuda", "triton", "cpp", "reference")
 """Every backend of this version, best first."""
 
 

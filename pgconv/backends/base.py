@@ -14,6 +14,8 @@ class Backend(Protocol):
     name: str
     devices: tuple[str, ...]
     """Device types it is for."""
+    only_by_name: tuple[str, ...]
+    """Device types on which it is never chosen by itself."""
     planned: bool
     """Whether the planner picks among the orders when the backend is asked for by name; else the first that can run."""
 

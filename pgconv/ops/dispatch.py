@@ -28,7 +28,7 @@ def use_backend(name: str | None, order: str | None = None) -> Iterator[None]:
     A named backend that cannot run a call raises a ``ValueError`` with its reason instead of falling back.
 
     Args:
-        name: ``"cpp"``, ``"reference"`` or None
+        name: ``"cuda"``, ``"triton"``, ``"cpp"``, ``"reference"`` or None
         order: evaluation order for the image convolutions inside the block, e.g. ``"materialize"`` for what plain
             PyTorch does; ``plan=`` of a function goes before
 
@@ -92,12 +92,15 @@ def resolve(facts: Facts, asked: Plan, direction: str = "forward") -> Plan:
         raise ValueError(
             f"{facts.op}: backend {backend.name!r} cannot run this call: {reason}. Use backend=None for one that can"
         )
-    runnable = [plan for plan, why in candidates(facts) if why is None and asked.order in ("auto", plan.order)]
-    if not runnable:
-        raise ValueError(f"{facts.op}: no backend evaluates the order {asked.order!r} for this call; use plan=None")
-    best = runnable[0].backend
-    plans = [plan for plan in runnable if plan.backend == best]
-    return planner.cheapest(facts, plans, rates.current(facts.device), direction)
+    # In turn, and no further than needed: some backends take a while to load.
+    for name in backends.NAMES:
+        if facts.device in backends.load(name).only_by_name:
+            continue
+        orders = (plan for plan, why in _candidates(facts, name) if why is None)
+        plans = [plan for plan in orders if asked.order in ("auto", plan.order)]
+        if plans:
+            return planner.cheapest(facts, plans, rates.current(facts.device), direction)
+    raise ValueError(f"{facts.op}: no backend evaluates the order {asked.order!r} for this call; use plan=None")
 
 
 @lru_cache(maxsize=4096)
@@ -111,7 +114,7 @@ def bias_apart(facts: Facts, asked: Plan) -> bool:
             inside, apart = (resolve(call, asked, direction) for call in (wider, facts))
         except ValueError:
             return False  # The call itself will say why.
-        if {inside.backend, apart.backend} != {"cuda"}:
+        if {inside.backend, apart.backend} not in ({"cuda"}, {"triton"}):
             return False
         saved += planner.seconds(wider, inside, machine, direction) - planner.seconds(facts, apart, machine, direction)
         saved -= planner.bias_seconds(facts, machine, direction)
@@ -120,12 +123,13 @@ def bias_apart(facts: Facts, asked: Plan) -> bool:
 
 def candidates(facts: Facts) -> list[tuple[Plan, str | None]]:
     """Every backend and order with the reason why it cannot run the call, or None; best backend first."""
-    found = []
-    for name in backends.NAMES:
-        backend = backends.load(name)
-        missing = backend.unavailable(facts.device)
-        found += [(Plan(name, order), missing or backend.why_not(facts, order)) for order in backend.orders(facts.op)]
-    return found
+    return [found for name in backends.NAMES for found in _candidates(facts, name)]
+
+
+def _candidates(facts: Facts, name: str) -> list[tuple[Plan, str | None]]:
+    backend = backends.load(name)
+    missing = backend.unavailable(facts.device)
+    return [(Plan(name, order), missing or backend.why_not(facts, order)) for order in backend.orders(facts.op)]
 
 
 @contextmanager

@@ -19,6 +19,8 @@ _HELD, _HELD_OUTPUTS = (5, 10), 128
 """Granules (taps times octets of samples) of one octet of features that are held in registers, and outputs of a block then,"""
 _OUTPUTS = 64
 """and else."""
+_TILE = 128
+"""Pixels of a block that builds kernel values."""
 _GROUPED = 6.0
 """How much longer a convolution takes the vendor in groups."""
 
@@ -40,6 +42,7 @@ def group_conv2d(facts: Facts, table: Mapping[str, Cost], backward: bool) -> dic
         # Backward both launch several times as many kernels.
         "materialize": replace(dense, wasted=(grouped - 1) * dense.flops, calls=2 if backward else 1),
         "aggregate": replace(chain, wasted=wasted, bytes=signals, calls=(4 if backward else 1) + 2 * scaled),
+        "direct": _direct(n, table["direct"], signals, backward),
     }
 
 
@@ -71,6 +74,16 @@ def _chain_flops(n: Mapping[str, int], inputs: int, outputs: int) -> float:
     if octets == 1 and granules in _HELD:
         return columns * (moments + _whole(outputs, _HELD_OUTPUTS))
     return columns * (moments * -(-outputs // _OUTPUTS) + _whole(outputs, _OUTPUTS // 2))
+
+
+def _direct(n: Mapping[str, int], direct: Cost, signals: float, backward: bool) -> Cost:
+    """Every tile of pixels builds its kernel values again; backward only the signal's gradient goes that way. Not measured."""
+    tiles = -(-n["B"] * n["Ho"] * n["Wo"] // _TILE)
+    products = 2.0 * n["O"] * n["Nu"] * n["C"] * n["Nv"] * n["T"]
+    flops = products * tiles * (_TILE + _whole(n["Hb"], 2 * _OCTET))
+    if backward:
+        flops += 2 * _chain_flops(n, n["C"], n["O"])
+    return replace(direct, wasted=flops - direct.flops, bytes=signals, calls=4 if backward else 1)
 
 
 def _whole(count: int, unit: int) -> int:

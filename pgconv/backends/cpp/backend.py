@@ -23,6 +23,7 @@ class CppBackend:
 
     name = "cpp"
     devices = ("cpu",)
+    only_by_name = ()
     planned = True
 
     def unavailable(self, device: str) -> str | None:

@@ -21,6 +21,7 @@ class CudaBackend:
 
     name = "cuda"
     devices = ("cuda",)
+    only_by_name = ()
     planned = True
 
     def unavailable(self, device: str) -> str | None:

@@ -6,7 +6,7 @@
 A float32 signal goes in as two float16 parts, and so do features, of which the kernel forms three of the four products: results are
 as accurate as float32 sums. Outputs are taken some at a time, so that what is stored for them stays small. Gradients of signal
 and head come from the moments of the adjoint problem, those of elements and net from a kernel of their own, or where a net is too
-large for it, and for float32, from plain PyTorch on some outputs at a time.
+large for it, and for float32, from point_features.py beside this file.
 
 Hidden features go through float16, which ends at 65504: beyond it, as with coordinates far from 1 under an activation without
 bound, results are infinite or NaN, not wrong in silence.
@@ -22,11 +22,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pgconv.backends.cpp.library import ops
+from pgconv.backends.cuda import point_features
 from pgconv.backends.cuda.layout import aligned, float16_parts, whole_granules
-from pgconv.backends.lists import Lists
-from pgconv.backends.reference.pieces import pieces
-from pgconv.backends.reference.point_conv import point_conv as reference
-from pgconv.backends.reference.vjp import vjp
 from pgconv.spec import Facts, FeatureSpec
 
 Operands = Sequence[Tensor | None]
@@ -130,7 +127,7 @@ def _features(needs, grad: Tensor, operands: Operands, spec: FeatureSpec, depthw
     shared = max(v.shape[0], u.shape[0]) == 1
     most = 0 if f.dtype == torch.float32 else _most_columns(spec, channels * (batch if shared else 1))
     if most == 0:
-        return _features_in_pieces(needs, grad, operands, spec, depthwise)
+        return point_features.gradients(f, v, u, params, weight, grad, spec, depthwise)
     images = max(1, most // channels) if shared else max(1, batch)
     head = F.pad(weight, (0, 0, 0, channels - f.shape[2])).transpose(-1, -2)  # [O,H,C], or [H,C]
     total_v, total_u, total_params = torch.zeros_like(v), torch.zeros_like(u), torch.zeros_like(params)
@@ -158,24 +155,6 @@ def _most_columns(spec: FeatureSpec, columns: int) -> int:
     """Of so many columns, the number that the gradients' kernel takes at a time; 0 if it does not take the net."""
     counts = [columns, *(count for count in COLUMNS if count < columns)]
     return next((n for n in counts if not ops().cuda_why_not_gradient(spec.group, spec.net, n)), 0)
-
-
-def _features_in_pieces(needs, grad: Tensor, operands: Operands, spec: FeatureSpec, depthwise: bool):
-    """The same by plain PyTorch on some outputs at a time."""
-    f, v, u, params, weight, bias = operands
-    only = [False, *needs[1:4], False, False]
-    total = [torch.zeros_like(x) for x in (v, u, params)]
-    for piece in pieces(f, v, u, weight.shape[-1], Lists(None, None, None)):
-
-        def call(*inputs: Tensor | None) -> Tensor:
-            return reference(*inputs, Lists(None, None, None), spec, depthwise)
-
-        part = vjp(call, (f, v, piece.u, params, weight, bias), grad[:, piece.rows], only)[1:4]
-        for sum_, own, rows in zip(total, part, (slice(None), piece.rows, None)):
-            if own is not None:
-                # Outputs are of one piece each.
-                (sum_ if rows is None else sum_[:, rows]).add_(own)
-    return total
 
 
 def _moments(f: Tensor, v: Tensor, u: Tensor, params: Tensor, spec: FeatureSpec) -> Iterator[tuple[slice, Tensor]]:

@@ -30,6 +30,7 @@ class ReferenceBackend:
 
     name = "reference"
     devices = ("cpu", "cuda")
+    only_by_name = ()
     planned = False
 
     def unavailable(self, device: str) -> str | None:
