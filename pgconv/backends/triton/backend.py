@@ -1,4 +1,4 @@
-"""The ``triton`` backend: image convolutions on GPUs of any maker that Triton compiles for."""
+"""The ``triton`` backend: kernel-net features, image and point convolutions on GPUs of any maker that Triton compiles for."""
 
 from __future__ import annotations
 
@@ -6,10 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 from pgconv.backends.base import raw_functions
-from pgconv.backends.triton import group_conv2d, runtime
+from pgconv.backends.triton import features, group_conv2d, point_conv, runtime
 from pgconv.spec import Facts
 
-_ORDERS: dict[str, tuple[str, ...]] = {"group_conv2d": group_conv2d.ORDERS}
+_ORDERS: dict[str, tuple[str, ...]] = {
+    **features.ORDERS,
+    "group_conv2d": group_conv2d.ORDERS,
+    "point_conv": ("aggregate",),
+}
 
 
 class TritonBackend:
@@ -34,7 +38,9 @@ class TritonBackend:
     def why_not(self, facts: Facts, order: str) -> str | None:
         if order not in self.orders(facts.op):
             return f"{facts.op} has no Triton kernel in the order {order!r}"
-        return group_conv2d.why_not(facts, order)
+        if facts.op == "group_conv2d":
+            return group_conv2d.why_not(facts, order)
+        return point_conv.why_not(facts) if facts.op == "point_conv" else features.why_not(facts)
 
     def function(self, op: str) -> Callable[..., Any]:
         return _FUNCTIONS[op]
@@ -48,6 +54,14 @@ def _group_conv2d_backward(order: str, needs, grad, f, phi, weight, geometry):
     return group_conv2d.backward(order, grad, f, phi, weight, geometry, needs)
 
 
-_FUNCTIONS = raw_functions(globals(), _ORDERS)
+def _point_conv(order: str, f, v, u, params, weight, bias, index, rowptr, first, spec, depthwise):
+    return point_conv.forward((f, v, u, params, weight, bias), spec, depthwise)
+
+
+def _point_conv_backward(order, needs, grad, f, v, u, params, weight, bias, index, rowptr, first, spec, depthwise):
+    return point_conv.backward(needs, grad, (f, v, u, params, weight, bias), spec, depthwise)
+
+
+_FUNCTIONS = features.FUNCTIONS | raw_functions(globals(), ("group_conv2d", "point_conv"))
 
 BACKEND = TritonBackend()

@@ -18,6 +18,7 @@ from pgconv._layout import LAST, empty_as, is_group_last
 from pgconv.backends import vendor_conv
 from pgconv.backends.triton import conv_tiles, runtime
 from pgconv.backends.triton.conv_tiles import Tile
+from pgconv.backends.triton.launch import on_device
 from pgconv.spec import ConvGeometry, Facts
 
 DTYPES = ("float16", "bfloat16", "float32")
@@ -170,7 +171,7 @@ def _launch(
 
     module = conv_gradients if name.endswith("gradient") else conv_forward
     names = ("P", "HB", "OB", "KB") if name == "direct" else ("P", "UB", "CB", "HB", "OB", "KB")
-    with torch.cuda.device_of(tensors[0]):
+    with on_device(tensors[0]):
         getattr(module, name)[(blocks,)](
             *tensors,
             *sizes,
