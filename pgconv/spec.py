@@ -7,7 +7,7 @@ line.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from pgconv._shapes import check_choice, check_positive_int, describe
@@ -32,6 +32,11 @@ class FeatureSpec:
 
     def __str__(self) -> str:
         return "|".join((self.group, self.chart, self.part, self.form, self.net))
+
+    @property
+    def adjoint(self) -> FeatureSpec:
+        """The same features with v and u in each other's place."""
+        return replace(self, form="convolution" if self.form == "correlation" else "correlation")
 
     @staticmethod
     @lru_cache(maxsize=1024)

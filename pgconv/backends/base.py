@@ -35,3 +35,16 @@ class Backend(Protocol):
 def raw_functions(namespace: Mapping[str, Any], ops: Iterable[str]) -> dict[str, Callable[..., Any]]:
     """The table behind ``function``: a module's ``_<op>`` and ``_<op>_backward`` by operation name."""
     return {name: namespace[f"_{name}"] for op in ops for name in (op, f"{op}_backward")}
+
+
+def feature_functions(module: Mapping[str, Any]) -> dict[str, Callable[..., Any]]:
+    """The same of kernel-net features, from a module's functions of these names: they have one order, and all gradients at once."""
+
+    def value(function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda order, *call: function(*call)
+
+    def gradients(function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda order, needs, *call: function(*call)
+
+    found = {name: value(module[name]) for name in ("relative_features", "kernel_net")}
+    return found | {f"{name}_backward": gradients(module[f"{name}_backward"]) for name in found}

@@ -15,12 +15,12 @@ bound, results are infinite or NaN, not wrong in silence.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pgconv.backends import moments
 from pgconv.backends.cpp.library import ops
 from pgconv.backends.cuda import point_features
 from pgconv.backends.cuda.layout import aligned, float16_parts, whole_granules
@@ -59,16 +59,7 @@ def why_not(facts: Facts) -> str | None:
 
 def forward(operands: Operands, spec: FeatureSpec, depthwise: bool) -> Tensor:
     """``[B,Nu,O]`` in the signal's dtype."""
-    f, v, u, params, weight, bias = operands
-    out = f.new_empty(f.shape[0], u.shape[1], weight.shape[0])
-    head = weight if depthwise else weight.flatten(1).t()
-    for rows, moments in _moments(f, v, u, params, spec):
-        moments = moments.transpose(2, 3).to(f.dtype)
-        out[:, rows] = (moments * head).sum(-1) if depthwise else moments.flatten(2) @ head
-    if bias is not None:
-        sums = f.sum(1, keepdim=True)
-        out += sums * bias if depthwise else sums @ bias.t()
-    return out
+    return moments.all_inputs(_moments, operands, spec, depthwise)
 
 
 def backward(
@@ -76,49 +67,15 @@ def backward(
 ) -> list[Tensor | None]:
     """Gradients of the operands (None where not needed)."""
     grad = grad.to(operands[0].dtype)
-    linear = _signal_and_head if needs[0] or needs[4] or needs[5] else _nothing
-    features = _features if any(needs[1:4]) else _nothing
-    f, weight, bias = linear(needs, grad, operands, spec, depthwise)
-    v, u, params = features(needs, grad, operands, spec, depthwise)
-    found = f, v, u, params, weight, bias
+    found: list[Tensor | None] = [None] * 6
+    if needs[0] or needs[4] or needs[5]:
+        found[0], found[4], found[5] = moments.all_inputs_gradients(needs, _moments, grad, operands, spec, depthwise)
+    if any(needs[1:4]):
+        found[1:4] = _features(grad, operands, spec, depthwise)
     return [x.to(own.dtype) if need and x is not None else None for x, own, need in zip(found, operands, needs)]
 
 
-def _nothing(*_: object) -> tuple[None, None, None]:
-    return None, None, None
-
-
-def _signal_and_head(needs, grad: Tensor, operands: Operands, spec: FeatureSpec, depthwise: bool):
-    """From the moments of the adjoint problem, in which inputs and outputs change places:
-
-    ``P[b,j,h,o] = sum_i phi_h(v_j^-1 u_i) grad[b,i,o]``, ``df[b,j,c] = sum_{o,h} W[o,c,h] P``, ``dW[o,c,h] = sum_{b,j} f P``.
-    """
-    f, v, u, params, weight, bias = operands
-    form = "convolution" if spec.form == "correlation" else "correlation"
-    grad_f = torch.empty_like(f) if needs[0] else None
-    grad_weight = torch.zeros(weight.shape, device=f.device) if needs[4] else None
-    head = weight if depthwise else weight.transpose(0, 1).flatten(1).t()
-    for rows, moments in _moments(grad, u, v, params, replace(spec, form=form)):
-        moments, part = moments.transpose(2, 3).to(f.dtype), f[:, rows]
-        if grad_f is not None:
-            grad_f[:, rows] = (moments * head).sum(-1) if depthwise else moments.flatten(2) @ head
-        if grad_weight is None:
-            continue
-        if depthwise:
-            grad_weight += (moments * part[..., None]).sum((0, 1), dtype=torch.float32)
-        else:
-            columns = part.flatten(0, 1).t() @ moments.flatten(2).flatten(0, 1)
-            grad_weight += columns.unflatten(1, (weight.shape[0], weight.shape[2])).transpose(0, 1)
-    grad_bias = None
-    if bias is not None:
-        total, sums = grad.sum(1), f.sum(1)
-        if grad_f is not None:
-            grad_f += (total * bias if depthwise else total @ bias)[:, None]
-        grad_bias = (total * sums).sum(0) if depthwise else total.t() @ sums
-    return grad_f, grad_weight, grad_bias
-
-
-def _features(needs, grad: Tensor, operands: Operands, spec: FeatureSpec, depthwise: bool):
+def _features(grad: Tensor, operands: Operands, spec: FeatureSpec, depthwise: bool):
     """Of elements and net, from the gradient of the moments ``dM[b,i,h,c] = sum_o W[o,c,h] grad[b,i,o]``. They are sums over the
     columns (image, channel) of a set of elements: as many at a time as the kernel takes."""
     f, v, u, params, weight, _ = operands
@@ -136,14 +93,14 @@ def _features(needs, grad: Tensor, operands: Operands, spec: FeatureSpec, depthw
     numbers = batch * max(weight.shape[-1] * channels, MOST_FIELDS * -(-f.shape[1] // BLOCK_INPUTS))
     for rows in _rows(numbers, u.shape[1]):
         if depthwise:
-            moments = F.pad(grad[:, rows], (0, channels - f.shape[2]))[:, :, None] * head
+            of_moments = F.pad(grad[:, rows], (0, channels - f.shape[2]))[:, :, None] * head
         else:
-            moments = (grad[:, rows] @ head.flatten(1)).unflatten(2, head.shape[1:])
+            of_moments = (grad[:, rows] @ head.flatten(1)).unflatten(2, head.shape[1:])
         own_u = u[:, rows].contiguous()
         for b in range(0, max(1, batch), images):
             for c in range(0, channels, most):
                 part = slice(b, b + images), ..., slice(c, c + most)
-                call = aligned(moments[part]), aligned(padded[part]), fixed[0], own_u, fixed[1]
+                call = aligned(of_moments[part]), aligned(padded[part]), fixed[0], own_u, fixed[1]
                 of_v, of_u, of_params = ops().point_gradient(*call, *_text(spec))
                 total_v += of_v
                 total_u[:, rows] += of_u
@@ -158,7 +115,7 @@ def _most_columns(spec: FeatureSpec, columns: int) -> int:
 
 
 def _moments(f: Tensor, v: Tensor, u: Tensor, params: Tensor, spec: FeatureSpec) -> Iterator[tuple[slice, Tensor]]:
-    """Moments ``[B,rows,H,C]`` of some outputs at a time."""
+    """Moments ``[B,rows,H,C]`` of some outputs at a time, in the signal's dtype."""
     channels, nu = f.shape[2], u.shape[1]
     padded = whole_granules(f)
     # Of the partial sums, too, in which the kernel adds up long rows of inputs.
@@ -169,8 +126,8 @@ def _moments(f: Tensor, v: Tensor, u: Tensor, params: Tensor, spec: FeatureSpec)
         factor = factor[..., :channels]
     for rows in _rows(numbers, nu):
         call = padded, v.contiguous(), u[:, rows].contiguous(), params.contiguous()
-        moments = ops().point_moments(*call, *_text(spec))[..., :channels]
-        yield rows, moments if factor is None else moments * factor
+        found = ops().point_moments(*call, *_text(spec))[..., :channels]
+        yield rows, (found if factor is None else found * factor).to(f.dtype)
 
 
 def _rows(numbers: int, nu: int) -> Iterator[slice]:

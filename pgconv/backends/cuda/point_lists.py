@@ -16,6 +16,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from pgconv.backends import moments
 from pgconv.backends.cpp.library import ops
 from pgconv.backends.cuda import point_list_features
 from pgconv.backends.cuda.layout import aligned, float16_parts, whole_granules
@@ -33,8 +34,7 @@ def forward(operands: Operands, lists: Lists, spec: FeatureSpec, depthwise: bool
     """``[B,Nu,O]`` in the signal's dtype."""
     f, v, u, params, weight, bias = operands
     out = f.new_empty(f.shape[0], u.shape[1], weight.shape[0])
-    for part, moments in _moments(f, v, u, params, lists, spec):
-        out[part] = _weighed(moments.to(f.dtype), weight, depthwise)
+    moments.weighed(_moments(f, v, u, params, lists, spec), out, weight, depthwise)
     if bias is not None:
         sums = _sums(f, v, u, lists, spec).to(f.dtype)
         out += sums * bias if depthwise else sums @ bias.t()
@@ -49,13 +49,12 @@ def backward(
     grad = grad.to(f.dtype)
     # The problem with inputs and outputs, and their signals, in each other's place.
     transposed = lists.transposed(u.shape[1], f.shape[1]) if needs[0] or needs[1] or needs[4] else None
-    adjoint = replace(spec, form="convolution" if spec.form == "correlation" else "correlation")
+    adjoint = spec.adjoint
     turned = weight if depthwise else weight.transpose(0, 1)
     found: list[Tensor | None] = [None] * len(operands)
     if needs[0] or needs[4]:
-        found[0], found[4] = _signal_and_head(
-            needs[0], needs[4], grad, (f, v, u, params, turned), transposed, adjoint, depthwise
-        )
+        parts = _moments(grad, u, v, params, transposed, adjoint)
+        found[0], found[4] = moments.signal_and_head(needs[0], needs[4], parts, f, weight, depthwise)
     if bias is not None and needs[0]:
         sums = _sums(grad, u, v, transposed, adjoint).to(f.dtype)
         found[0] += sums * bias if depthwise else sums @ bias
@@ -71,42 +70,13 @@ def backward(
     return [x.to(own.dtype) if need and x is not None else None for x, own, need in zip(found, operands, needs)]
 
 
-def _signal_and_head(
-    need_f: bool, need_weight: bool, grad: Tensor, operands: Operands, lists: Lists, spec: FeatureSpec, depthwise: bool
-) -> tuple[Tensor | None, Tensor | None]:
-    """From the adjoint problem, ``P[b,j,h,o] = sum_{i: j in N(i)} phi_h(v_j^-1 u_i) grad[b,i,o]``:
-    ``df[b,j,c] = sum_{o,h} W[o,c,h] P``, ``dW[o,c,h] = sum_{b,j} f P``."""
-    f, v, u, params, turned = operands
-    grad_f = torch.empty_like(f) if need_f else None
-    total = torch.zeros(turned.shape, device=f.device) if need_weight else None
-    for part, moments in _moments(grad, u, v, params, lists, spec):
-        moments = moments.to(f.dtype)
-        if grad_f is not None:
-            grad_f[part] = _weighed(moments, turned, depthwise)
-        if total is None:
-            continue
-        if depthwise:
-            total += (moments * f[part][:, :, None]).sum((0, 1), dtype=torch.float32).t()
-        else:
-            columns = f[part].flatten(0, 1).t() @ moments.flatten(2).flatten(0, 1)
-            total += columns.unflatten(1, moments.shape[2:]).transpose(1, 2)
-    return grad_f, total if depthwise or total is None else total.transpose(0, 1)
-
-
-def _weighed(moments: Tensor, weight: Tensor, depthwise: bool) -> Tensor:
-    """``sum_{h,c} W[o,c,h] M[..,h,c]``."""
-    if depthwise:
-        return (moments * weight.t()).sum(-2)
-    return moments.flatten(2) @ weight.transpose(1, 2).flatten(1).t()
-
-
 def _sums(f: Tensor, v: Tensor, u: Tensor, lists: Lists, spec: FeatureSpec) -> Tensor:
     """``sum_{j in N(i)} f[b,j,c]`` in float32, ``[B,Nu,C]``: moments of ``relu(0 x + 1)``."""
     coords = int(spec.net.split(":")[1])
     params = torch.cat([torch.zeros(coords, device=f.device), torch.ones(1, device=f.device)])
     out = torch.empty(f.shape[0], u.shape[1], f.shape[2], device=f.device)
-    for part, moments in _moments(f, v, u, params, lists, replace(spec, net=f"relu:{coords}:1:2")):
-        out[part] = moments[:, :, 0]
+    for part, found in _numbers(f, v, u, params, lists, replace(spec, net=f"relu:{coords}:1:2")):
+        out[part] = found[:, :, 0]
     return out
 
 
@@ -117,7 +87,14 @@ Part = tuple[slice, slice]
 def _moments(
     f: Tensor, v: Tensor, u: Tensor, params: Tensor, lists: Lists, spec: FeatureSpec
 ) -> Iterator[tuple[Part, Tensor]]:
-    """Moments ``[examples,rows,H,C]`` of some outputs at a time."""
+    """Moments ``[examples,rows,H,C]`` of some outputs at a time, in the signal's dtype."""
+    return ((part, found.to(f.dtype)) for part, found in _numbers(f, v, u, params, lists, spec))
+
+
+def _numbers(
+    f: Tensor, v: Tensor, u: Tensor, params: Tensor, lists: Lists, spec: FeatureSpec
+) -> Iterator[tuple[Part, Tensor]]:
+    """The same in float32."""
     channels, nu = f.shape[2], u.shape[1]
     signal, factor = whole_granules(f), None
     if f.dtype == torch.float32:
@@ -127,8 +104,8 @@ def _moments(
         examples, rows = part
         own = aligned(signal[..., examples, :, :])
         call = own, _of(v, examples).contiguous(), _of(u, examples)[:, rows].contiguous(), params.contiguous()
-        moments = ops().point_list_moments(*call, *_lists_of(lists, part, nu), *_text(spec))[..., :channels]
-        yield part, moments if factor is None else moments * factor[examples]
+        found = ops().point_list_moments(*call, *_lists_of(lists, part, nu), *_text(spec))[..., :channels]
+        yield part, found if factor is None else found * factor[examples]
 
 
 def _parts(batch: int, nu: int, numbers: int, lists: Lists) -> Iterator[Part]:

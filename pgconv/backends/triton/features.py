@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pgconv.backends.base import raw_functions
+from pgconv.backends.base import feature_functions
 from pgconv.backends.reference.vjp import vjp
 from pgconv.backends.triton import padded_net
 from pgconv.backends.triton.launch import on_device, precision
@@ -95,21 +95,5 @@ def _constants(net: PaddedNet, x: Tensor) -> dict:
     )  # fmt: skip
 
 
-def _relative_features(order: str, v, u, params, spec):
-    return relative_features(v, u, params, spec)
-
-
-def _relative_features_backward(order: str, needs, grad, v, u, params, spec):
-    return relative_features_backward(grad, v, u, params, spec)
-
-
-def _kernel_net(order: str, coords, params, net):
-    return kernel_net(coords, params, net)
-
-
-def _kernel_net_backward(order: str, needs, grad, coords, params, net):
-    return kernel_net_backward(grad, coords, params, net)
-
-
-FUNCTIONS = raw_functions(globals(), ORDERS)
+FUNCTIONS = feature_functions(globals())
 """Functions of a backend by operation, see ``Backend.function``."""

@@ -14,11 +14,11 @@ activation without bound, results are infinite or NaN, not wrong in silence.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
+from pgconv.backends import moments
 from pgconv.backends.reference.vjp import vjp
 from pgconv.backends.triton import padded_net
 from pgconv.backends.triton.launch import has_ptx, on_device, precision
@@ -69,14 +69,7 @@ def why_not(facts: Facts) -> str | None:
 
 def forward(operands: Operands, spec: FeatureSpec, depthwise: bool) -> Tensor:
     """``[B,Nu,O]`` in the signal's dtype."""
-    f, v, u, params, weight, bias = operands
-    out = f.new_empty(f.shape[0], u.shape[1], weight.shape[0])
-    for rows, moments in _moments(f, v, u, params, spec):
-        out[:, rows] = _weighed(moments, weight, depthwise)
-    if bias is not None:
-        sums = f.sum(1, keepdim=True)
-        out += sums * bias if depthwise else sums @ bias.t()
-    return out
+    return moments.all_inputs(_moments, operands, spec, depthwise)
 
 
 def backward(
@@ -86,47 +79,10 @@ def backward(
     grad = grad.to(operands[0].dtype)
     found: list[Tensor | None] = [None] * 6
     if needs[0] or needs[4] or needs[5]:
-        found[0], found[4], found[5] = _signal_and_head(needs, grad, operands, spec, depthwise)
+        found[0], found[4], found[5] = moments.all_inputs_gradients(needs, _moments, grad, operands, spec, depthwise)
     if any(needs[1:4]):
         found[1:4] = _elements_and_net(needs, grad, operands, spec, depthwise)
     return [x.to(own.dtype) if need and x is not None else None for x, own, need in zip(found, operands, needs)]
-
-
-def _weighed(moments: Tensor, weight: Tensor, depthwise: bool) -> Tensor:
-    """``sum_{c,h} W[o,c,h] M[..,h,c]``."""
-    if depthwise:
-        return (moments * weight.t()).sum(-2)
-    return moments.flatten(2) @ weight.transpose(1, 2).flatten(1).t()
-
-
-def _signal_and_head(needs, grad: Tensor, operands: Operands, spec: FeatureSpec, depthwise: bool):
-    """From the moments of the adjoint problem, in which inputs and outputs change places:
-
-    ``P[b,j,h,o] = sum_i phi_h(v_j^-1 u_i) grad[b,i,o]``, ``df[b,j,c] = sum_{o,h} W[o,c,h] P``, ``dW[o,c,h] = sum_{b,j} f P``.
-    """
-    f, v, u, params, weight, bias = operands
-    adjoint = replace(spec, form="convolution" if spec.form == "correlation" else "correlation")
-    grad_f = torch.empty_like(f) if needs[0] else None
-    grad_weight = torch.zeros(weight.shape, device=f.device) if needs[4] else None
-    turned = weight if depthwise else weight.transpose(0, 1)
-    for rows, moments in _moments(grad, u, v, params, adjoint) if needs[0] or needs[4] else ():
-        if grad_f is not None:
-            grad_f[:, rows] = _weighed(moments, turned, depthwise)
-        if grad_weight is None:
-            continue
-        part = f[:, rows]
-        if depthwise:
-            grad_weight += (moments * part[:, :, None]).sum((0, 1), dtype=torch.float32).t()
-        else:
-            columns = part.flatten(0, 1).t() @ moments.flatten(2).flatten(0, 1)
-            grad_weight += columns.unflatten(1, moments.shape[2:]).permute(2, 0, 1)
-    grad_bias = None
-    if bias is not None:
-        total, sums = grad.sum(1), f.sum(1)
-        if grad_f is not None:
-            grad_f += (total * bias if depthwise else total @ bias)[:, None]
-        grad_bias = (total * sums).sum(0) if depthwise else total.t() @ sums
-    return grad_f, grad_weight, grad_bias
 
 
 def _elements_and_net(needs, grad: Tensor, operands: Operands, spec: FeatureSpec, depthwise: bool):
@@ -208,7 +164,7 @@ def _moments(f: Tensor, v: Tensor, u: Tensor, params: Tensor, spec: FeatureSpec)
 
 def _moments_of(f: Tensor, v: Tensor, u: Tensor, net: PaddedNet, spec: FeatureSpec) -> Tensor:
     """By the kernel, ``[B,Nu,H,C]``."""
-    from pgconv.backends.triton.point_kernels import moments
+    from pgconv.backends.triton import point_kernels
 
     (batch, nv, channels), nu, hidden = f.shape, u.shape[1], net.spec.hidden
     pairs = Pairs.of(v, u, spec)
@@ -225,7 +181,7 @@ def _moments_of(f: Tensor, v: Tensor, u: Tensor, net: PaddedNet, spec: FeatureSp
     out = f.new_empty(splits, batch, nu, hidden, channels, dtype=f.dtype if splits == 1 else torch.float32)
     if out.numel():
         with on_device(f):
-            moments[(programs * splits,)](
+            point_kernels.moments[(programs * splits,)](
                 f, pairs.v, pairs.u, net.first, net.hidden, net.biases, out,
                 nv, nu, sets, *pairs.sets(), images, channels, nv * channels, nu * hidden * channels,
                 blocks, splits, split_inputs, PRODUCT=net.spec.coord_dim > FEW_COORDS,
