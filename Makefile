@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 WORKERS ?= 2
 
-.PHONY: demo example-points test test-sanitize build lint format bench docs test-gpu bench-gpu gpu-record clean
+.PHONY: demo example-points test test-sanitize test-sanitize-gpu build lint format bench docs test-gpu bench-gpu gpu-record clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m pgconv.demo $(ARGS)
@@ -17,23 +17,35 @@ example-points: $(VENV)/.demo
 test: $(VENV)/.test
 	# One thread a worker: the workers share the cores, and tests of threads ask for theirs themselves.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) tests
+	$(MAKE) test-sanitize-gpu
 	$(BIN)/python -m pytest --doctest-modules pgconv --ignore=pgconv/_lib
 	$(BIN)/python -m pytest --doctest-glob='*.md' README.md docs
 
-# The native tests on a library built with the address and undefined-behaviour sanitizers, in a package of its own.
+# The native tests on a library built with the address and undefined-behaviour sanitizers, in a package of its own. Of the GPU
+# kernels alone, one set of arguments a test, it is part of `make test`; every schedule of threads reads and writes the same places.
 SANITIZED := build/sanitize
-SANITIZED_TESTS := native_conv native_points bfloat16 point_rotations emulator cuda_features cuda_points cuda_lists cuda_conv
+GPU_KERNEL_TESTS := emulator cuda_features cuda_points cuda_lists cuda_conv
 test-sanitize: $(VENV)/.test
+	rm -rf $(SANITIZED)/pgconv
+	$(call sanitized,all,native_conv native_points bfloat16 point_rotations $(GPU_KERNEL_TESTS))
+test-sanitize-gpu: $(VENV)/.test
+	rm -rf $(SANITIZED)/pgconv
+	$(call sanitized,pgconv_emulated,$(GPU_KERNEL_TESTS),--one-each -k "not schedule and not number_of_parts")
+
+# $(call sanitized,what is built,tests,options). Libraries that are not built are the usual ones. The tests run from the
+# package's folder: the package beside which Python starts is the one it imports. GCC's libraries in order: exceptions need theirs.
+define sanitized
 	mkdir -p $(SANITIZED)/pgconv
 	cp -r pgconv/. $(SANITIZED)/pgconv
-	rm -f $(SANITIZED)/pgconv/_lib/*.so
+	rm -f $(SANITIZED)/pgconv/_lib/_emulated*.so
+	if [ $(1) = all ]; then rm -f $(SANITIZED)/pgconv/_lib/*.so; fi
 	$(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DPython_EXECUTABLE=$(abspath $(BIN))/python \
 	  -DPGCONV_SANITIZE=ON -DPGCONV_LIB_DIR=$(abspath $(SANITIZED))/pgconv/_lib -B $(SANITIZED)/cmake -S .
-	$(BIN)/cmake --build $(SANITIZED)/cmake
-	# From its folder: the package beside which Python starts is the one it imports.
-	cd $(SANITIZED) && OMP_NUM_THREADS=1 ASAN_OPTIONS=detect_leaks=0 \
-	  LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
-	  $(abspath $(BIN))/python -m pytest -q -n $(WORKERS) $(addprefix $(CURDIR)/tests/test_,$(addsuffix .py,$(SANITIZED_TESTS)))
+	$(BIN)/cmake --build $(SANITIZED)/cmake --target $(1)
+	cd $(SANITIZED) && OMP_NUM_THREADS=1 PGCONV_SANITIZED=1 ASAN_OPTIONS=detect_leaks=0 \
+	  LD_PRELOAD="$(foreach library,asan ubsan stdc++,$$(gcc -print-file-name=lib$(library).so))" \
+	  $(abspath $(BIN))/python -m pytest -n $(WORKERS) $(3) $(addprefix $(CURDIR)/tests/test_,$(addsuffix .py,$(2)))
+endef
 
 build: $(VENV)/.built
 
@@ -53,8 +65,8 @@ bench: $(VENV)/.test
 docs: $(VENV)/.test
 	$(BIN)/python -m pytest --doctest-glob='*.md' README.md docs
 
-# On a machine with a GPU and a Python that has torch with CUDA, cmake, ninja, pybind11 and pytest: nothing is installed. Without
-# a GPU the same tests run on the emulator. In parallel where pytest-xdist is there.
+# On a machine with a GPU and a Python that has torch with CUDA, cmake, ninja, pybind11 and pytest, and Triton: nothing is installed.
+# Without a GPU the same tests run on the emulator and in Triton's interpreter. In parallel where pytest-xdist is there.
 GPU_PYTHON ?= python3
 GPU_ARCHITECTURES ?= 80;90a
 GPU_WORKERS ?= 8
@@ -63,7 +75,8 @@ test-gpu:
 	cmake --build build/gpu
 	PYTHONPATH=$(CURDIR) OMP_NUM_THREADS=2 $(GPU_PYTHON) -m pytest -q \
 	  $$($(GPU_PYTHON) -c "import xdist" 2>/dev/null && echo --numprocesses $(GPU_WORKERS)) tests/test_emulator.py tests/test_cuda_features.py \
-	  tests/test_cuda_points.py tests/test_cuda_lists.py tests/test_cuda_conv.py tests/test_cuda_backend.py tests/test_gpu_contract.py $(ARGS)
+	  tests/test_cuda_points.py tests/test_cuda_lists.py tests/test_cuda_conv.py tests/test_cuda_backend.py tests/test_gpu_contract.py \
+	  $(wildcard tests/test_triton_*.py) $(ARGS)
 
 # Both operations, in bounded time: code is compiled for some cases only, and rounds end with the time. Results go to
 # build/gpu. DEVICE=cpu rehearses without a GPU (with DTYPE=float32 on the native CPU code); ARGS, IMAGE_ARGS and POINT_ARGS
@@ -77,7 +90,7 @@ bench-gpu:
 	status=0; \
 	$(BENCH_GPU) group_conv2d $(BENCH_GPU_ARGS) --time-limit 150 --plans all --compile "k3-H8-32x32,k7-H32-28x28" \
 	  --csv build/gpu/images.csv $(ARGS) $(IMAGE_ARGS) || status=1; \
-	$(BENCH_GPU) point_conv $(BENCH_GPU_ARGS) --time-limit 200 \
+	$(BENCH_GPU) point_conv $(BENCH_GPU_ARGS) --time-limit 200 --plans all \
 	  --compile "T(3)-B1-N4096-C32-O32-H32-sin,SE(2)-B1-N4096-C32-O32-H32-sin" \
 	  --csv build/gpu/points.csv $(ARGS) $(POINT_ARGS) || status=1; \
 	exit $$status

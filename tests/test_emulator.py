@@ -1,5 +1,6 @@
 """The emulator of a GPU finds the mistakes it is there to find, in kernels that have one each."""
 
+import os
 import subprocess
 import sys
 
@@ -96,6 +97,10 @@ def test_products_that_are_not_ordered_are_an_error(product, mistake, message):
         with pytest.raises(RuntimeError, match=message):
             product(seed, mistake)
     np.testing.assert_array_equal(*product(0, "none"))
+
+
+def test_the_sanitizer_is_there_when_asked_for():
+    assert (os.environ.get("PGCONV_SANITIZED") == "1") == emulated.SANITIZED
 
 
 @pytest.mark.skipif(not emulated.SANITIZED, reason="needs the address sanitizer: make test-sanitize")
