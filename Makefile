@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 WORKERS ?= 2
 
-.PHONY: demo example-points test test-sanitize build lint format bench docs test-gpu bench-gpu gpu-record clean
+.PHONY: demo example-points test test-sanitize test-triton build lint format bench docs test-gpu bench-gpu gpu-record clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m pgconv.demo $(ARGS)
@@ -34,6 +34,14 @@ test-sanitize: $(VENV)/.test
 	cd $(SANITIZED) && OMP_NUM_THREADS=1 ASAN_OPTIONS=detect_leaks=0 \
 	  LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
 	  $(abspath $(BIN))/python -m pytest -q -n $(WORKERS) $(addprefix $(CURDIR)/tests/test_,$(addsuffix .py,$(SANITIZED_TESTS)))
+
+# The tests of Triton's kernels with another version of it, which is installed beside that of the environment.
+TRITON ?= 3.5.0
+build/triton-$(TRITON): | $(VENV)/.test
+	$(BIN)/python -m pip install --quiet --no-deps --target $@ "triton==$(TRITON)"
+
+test-triton: $(VENV)/.test build/triton-$(TRITON)
+	PYTHONPATH=$(CURDIR)/build/triton-$(TRITON):$(CURDIR) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) tests/test_triton_*.py
 
 build: $(VENV)/.built
 

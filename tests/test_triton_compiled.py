@@ -14,6 +14,8 @@ import pytest
 if importlib.util.find_spec("triton") is None:
     pytest.skip("no Triton", allow_module_level=True)
 
+import fcntl
+
 import triton
 from triton_ahead import CASES, TARGETS, Image, Points
 
@@ -28,26 +30,39 @@ KERNELS += [(case, kernel) for case in POINTS if CASES[case].alone for kernel in
 NVIDIA = [name for name in TARGETS if name.startswith("sm")]
 
 
-@cache
-def rows(target):
-    """By case and kernel. Compiled in a process of its own, whose kernels are no interpreter's."""
+@pytest.fixture(scope="session")
+def rows(tmp_path_factory):
+    """``rows(target)`` by case and kernel. Compiled in a process of its own, whose kernels are no interpreter's."""
+    folder = tmp_path_factory.getbasetemp()
+    # Workers that run tests side by side have one parent, and each kind of GPU is one worker's to compile for.
+    folder = folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TRITON_")}
     environment |= {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)]), "CUDA_VISIBLE_DEVICES": ""}
-    script = ROOT / "tests" / "triton_ahead.py"
-    done = subprocess.run([sys.executable, script, target], capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr[-3000:]
-    found = [json.loads(line) for line in done.stdout.splitlines()]
-    return {(row["case"], row["kernel"]): row for row in found}
+    command = [sys.executable, ROOT / "tests" / "triton_ahead.py"]
+
+    @cache
+    def of(target):
+        with open(folder / f"triton-{target}.jsonl", "a+") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            if not file.seek(0, os.SEEK_END):
+                done = subprocess.run([*command, target], capture_output=True, text=True, env=environment)
+                assert done.returncode == 0, done.stderr[-3000:]
+                file.write(done.stdout)
+            file.seek(0)
+            found = [json.loads(line) for line in file]
+        return {(row["case"], row["kernel"]): row for row in found}
+
+    return of
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_everything_compiles(target):
+def test_everything_compiles(rows, target):
     assert set(rows(target)) == {*KERNELS, ("probe", "slow_sine")}
 
 
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize(("case", "kernel"), KERNELS)
-def test_registers_suffice_and_products_are_matrix_instructions(target, case, kernel):
+def test_registers_suffice_and_products_are_matrix_instructions(rows, target, case, kernel):
     row = rows(target)[case, kernel]
     assert row["spills"] <= (0 if KNOWN else 256), row
     assert row["registers"] <= TARGETS[target].registers, row
@@ -55,7 +70,7 @@ def test_registers_suffice_and_products_are_matrix_instructions(target, case, ke
     assert sum(row["matrix"].values()) >= 2, row
 
 
-def test_warpgroups_multiply_on_compute_capability_9():
+def test_warpgroups_multiply_on_compute_capability_9(rows):
     """The first product and the second, of all kernels of the plain layer."""
     for kernel in OF_IMAGES:
         assert rows("sm_90")["gcnn", kernel]["matrix"]["wgmma"] >= 2
@@ -64,7 +79,7 @@ def test_warpgroups_multiply_on_compute_capability_9():
 @pytest.mark.skipif(not KNOWN, reason="another version of Triton than block sizes were chosen with")
 @pytest.mark.parametrize("target", NVIDIA)
 @pytest.mark.parametrize(("case", "ways"), [("gcnn", 1), ("ckresnet", 2)])
-def test_moments_go_through_shared_memory_once(target, case, ways):
+def test_moments_go_through_shared_memory_once(rows, target, case, ways):
     """Their rows are pixels and channels, and become pixels and samples, once in each round of the loop. Operands are copied there
     without passing registers, but for the head where another loop runs over the products."""
     row = rows(target)[case, "chain"]
@@ -73,7 +88,7 @@ def test_moments_go_through_shared_memory_once(target, case, ways):
 
 @pytest.mark.parametrize("target", NVIDIA)
 @pytest.mark.parametrize(("case", "kernel"), [x for x in KERNELS if x[0] in POINTS])
-def test_sines_are_instructions_or_polynomials(target, case, kernel):
+def test_sines_are_instructions_or_polynomials(rows, target, case, kernel):
     """No kernel has the library's sine, with its table for large arguments; in 16 bits the instruction computes it."""
     assert rows(target)["probe", "slow_sine"]["slow_sines"] > 0
     row, described = rows(target)[case, kernel], CASES[case]
