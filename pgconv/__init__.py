@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pgconv import backends, diagnostics, functional, groups, kernel_nets, neighbors, nn, ops, sampling
 from pgconv._layout import group_last
 from pgconv.config import show_config
-from pgconv.diagnostics import self_check
+from pgconv.diagnostics import self_check, warmup
 from pgconv.ops.calibrate import calibrate
 from pgconv.ops.dispatch import use_backend
 from pgconv.ops.explain import explain
@@ -38,4 +38,5 @@ __all__ = [
     "self_check",
     "show_config",
     "use_backend",
+    "warmup",
 ]

@@ -5,6 +5,7 @@
 | ``PGCONV_BACKEND`` | backend used when neither ``backend=`` nor ``use_backend`` names one |
 | ``PGCONV_CPU_ISA`` | the native CPU library's: ``base``, ``avx2``, ``avx512``, ``avx512bf16`` (read by the library itself) |
 | ``PGCONV_RATES`` | file of measured rates (``pgconv.calibrate``), by default in the user's cache folder; ``shipped``: use none |
+| ``PGCONV_TILES`` | likewise of block sizes of Triton kernels (``pgconv.warmup``) |
 | ``TRITON_INTERPRET`` | Triton's own: its kernels are interpreted, on CPU tensors too |
 """
 
@@ -26,11 +27,20 @@ def cpu_isa() -> str | None:
 
 def rates_file() -> Path | None:
     """File that holds measured rates, or None where only the shipped ones are wanted."""
-    named = os.environ.get("PGCONV_RATES")
+    return _kept_file("PGCONV_RATES", "rates.json")
+
+
+def tiles_file() -> Path | None:
+    """File that holds block sizes found by trying, or None where only the shipped ones are wanted."""
+    return _kept_file("PGCONV_TILES", "tiles.json")
+
+
+def _kept_file(variable: str, name: str) -> Path | None:
+    named = os.environ.get(variable)
     if named == "shipped":
         return None
     cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(named) if named else Path(cache) / "pgconv" / "rates.json"
+    return Path(named) if named else Path(cache) / "pgconv" / name
 
 
 def triton_interpreted() -> bool:

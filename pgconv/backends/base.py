@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from pgconv.spec import Facts
@@ -30,6 +32,50 @@ class Backend(Protocol):
 
     def function(self, op: str) -> Callable[..., Any]:
         """The raw function of an operation."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What a search found for a call.
+
+    Attributes:
+        call: name of the kernel, and what its speed depends on
+        usual: block that is shipped
+        taken: the fastest
+        usual_seconds: time with the one
+        taken_seconds: and with the other
+        tried: number of blocks
+    """
+
+    call: tuple[str | int, ...]
+    usual: tuple[int, ...]
+    taken: tuple[int, ...]
+    usual_seconds: float
+    taken_seconds: float
+    tried: int
+
+    def __str__(self) -> str:
+        gain = self.usual_seconds / self.taken_seconds
+        return (
+            f"{' '.join(map(str, self.call))}: {gain:.2f}x by {self.taken} instead of {self.usual}, {self.tried} tried"
+        )
+
+
+Tuned = tuple[str, list[tuple[tuple[str | int, ...], tuple[int, ...]]]]
+"""A machine, and the blocks that were found on it, by call."""
+
+
+class Tunable(Backend, Protocol):
+    """A backend whose kernels' block sizes can be found by trying."""
+
+    def search(self, seconds: float) -> AbstractContextManager[list[Choice]]:
+        """Calls inside the block are tuned, for about so long in all; gives what was found."""
+
+    def tuned(self) -> Tuned:
+        """All that is known."""
+
+    def adopt(self, tuned: Tuned) -> None:
+        """Take over what another process found on the same machine."""
 
 
 def raw_functions(namespace: Mapping[str, Any], ops: Iterable[str]) -> dict[str, Callable[..., Any]]:

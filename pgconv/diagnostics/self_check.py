@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from pgconv._shapes import describe
+from pgconv.diagnostics._runs import mapped, run
 from pgconv.ops.dispatch import use_backend
 
 VALUE_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}
@@ -62,31 +62,13 @@ def self_check(module: nn.Module, *inputs: Any, seed: int = 0) -> CheckReport:
     if not isinstance(module, nn.Module):
         raise ValueError(f"self_check: module must be a torch.nn.Module, received {describe(module)}")
     dtype = next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
-    fast = _run(copy.deepcopy(module), inputs, seed)
+    fast = run(copy.deepcopy(module), inputs, seed)
     with use_backend("reference"):
-        exact = _run(copy.deepcopy(module).double(), _map(inputs, torch.Tensor.double), seed)
+        exact = run(copy.deepcopy(module).double(), mapped(inputs, torch.Tensor.double), seed)
     value_bound = VALUE_TOLERANCE.get(dtype, 1e-5)
     errors = {name: _error(fast[name], exact[name]) for name in exact}
     bounds = {name: value_bound * (GRADIENT_FACTOR if name.startswith("grad ") else 1) for name in exact}
     return CheckReport(errors, bounds)
-
-
-def _run(module: nn.Module, inputs: tuple[Any, ...], seed: int) -> dict[str, Tensor]:
-    inputs = _map(inputs, lambda t: t.detach().clone().requires_grad_(t.requires_grad))
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
-        torch.manual_seed(seed)
-        outputs = list(_tensors(module(*inputs)))
-        generator = torch.Generator().manual_seed(seed + 1)
-        loss = sum(
-            (out * torch.randn(out.shape, dtype=torch.float64, generator=generator).to(out)).sum() for out in outputs
-        )
-    results = {f"output {i}": out.detach() for i, out in enumerate(outputs)}
-    leaves = {f"grad {name}": p for name, p in module.named_parameters() if p.requires_grad}
-    leaves |= {f"grad input {i}": t for i, t in enumerate(_tensors(inputs)) if t.requires_grad}
-    if leaves and isinstance(loss, Tensor) and loss.requires_grad:
-        grads = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
-        results |= dict(zip(leaves, grads))
-    return results
 
 
 def _error(value: Tensor, reference: Tensor) -> float:
@@ -96,24 +78,3 @@ def _error(value: Tensor, reference: Tensor) -> float:
         return 0.0
     scale = reference.abs().max().item()
     return (value.double() - reference).abs().max().item() / (scale or 1.0)
-
-
-def _tensors(tree: Any) -> Iterator[Tensor]:
-    if isinstance(tree, Tensor):
-        if tree.is_floating_point():
-            yield tree
-    elif isinstance(tree, (tuple, list)):
-        for item in tree:
-            yield from _tensors(item)
-
-
-def _map(tree: Any, function: Any) -> Any:
-    if isinstance(tree, Tensor):
-        if not tree.is_floating_point():
-            return tree
-        mapped = function(tree)
-        return mapped.detach().requires_grad_(tree.requires_grad)
-    if isinstance(tree, (tuple, list)):
-        items = [_map(item, function) for item in tree]
-        return type(tree)(*items) if hasattr(tree, "_fields") else type(tree)(items)
-    return tree

@@ -6,7 +6,6 @@ keeps them in a file; the planner reads that file if there is one.
 
 from __future__ import annotations
 
-import json
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import torch
 
+from pgconv import _kept
 from pgconv._env import rates_file
 from pgconv.backends.cpp import library
 from pgconv.spec import Plan
@@ -119,11 +119,11 @@ def machine_name() -> str:
 @lru_cache(maxsize=8)
 def _load(path: Path, machine: str) -> Rates:
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))[machine]
+        stored = _kept.read(path, machine)
         table = {plan: tuple(map(float, pair)) for plan, pair in stored["table"].items()}
         return Rates(str(path), float(stored["peak"]), float(stored["bandwidth"]), table)  # type: ignore[arg-type]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        # No file, no entry for this machine, or not a file of ours: the shipped rates are right enough.
+    except (ValueError, KeyError, TypeError, AttributeError):
+        # No entry for this machine, or not one of ours: the shipped rates are right enough.
         return Rates()
 
 
@@ -137,15 +137,8 @@ def current(device: str = "cpu") -> Rates:
 
 def store(rates: Rates, path: Path) -> None:
     """Keep rates for this machine, beside those of others in the same file."""
-    try:
-        known = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        known = {}
     entry = asdict(rates) | {"table": {plan: list(pair) for plan, pair in rates.table.items()}}
     for own in ("source", "starts"):
         entry.pop(own)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_suffix(".new")
-    scratch.write_text(json.dumps(known | {machine_name(): entry}, indent=1) + "\n", encoding="utf-8")
-    scratch.replace(path)
+    _kept.store(path, machine_name(), entry)
     _load.cache_clear()

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
-from pgconv.backends.base import raw_functions
-from pgconv.backends.triton import features, group_conv2d, point_conv, runtime
+from pgconv.backends.base import Choice, Tuned, raw_functions
+from pgconv.backends.triton import features, group_conv2d, point_conv, runtime, tuning
 from pgconv.spec import Facts
 
 _ORDERS: dict[str, tuple[str, ...]] = {
@@ -17,7 +18,7 @@ _ORDERS: dict[str, tuple[str, ...]] = {
 
 
 class TritonBackend:
-    """See ``pgconv.backends.base.Backend``."""
+    """See ``pgconv.backends.base.Tunable``."""
 
     name = "triton"
     devices = ("cuda",)
@@ -44,6 +45,15 @@ class TritonBackend:
 
     def function(self, op: str) -> Callable[..., Any]:
         return _FUNCTIONS[op]
+
+    def search(self, seconds: float) -> AbstractContextManager[list[Choice]]:
+        return tuning.search(seconds)
+
+    def tuned(self) -> Tuned:
+        return tuning.known()
+
+    def adopt(self, tuned: Tuned) -> None:
+        tuning.adopt(tuned)
 
 
 def _group_conv2d(order: str, f, phi, weight, geometry):

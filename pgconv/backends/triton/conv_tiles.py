@@ -1,12 +1,15 @@
 """How large the blocks of the image convolution's kernels are: a table, by class of GPU, kernel and size of the call.
 
 Entries were chosen by what they compile to (registers without spills, shared memory within the limit; see
-``tests/test_triton_compiled.py``), not by time, and there is no tuning: whoever measures has a table to change.
+``tests/test_triton_compiled.py``), not by time; ``TUNING`` says how a search by time goes on from there.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
+
+from pgconv.backends.triton.tuning import Tuning, within_registers
 
 
 class Block(NamedTuple):
@@ -132,6 +135,38 @@ def tile(architecture: str, kernel: str, word: int, samples: int, features: int,
         warps=min(block.warps, 4) if kernel == "direct" and ob < 64 else block.warps,
         stages=block.stages,
     )
+
+
+def sums(kernel: str, t: Tile) -> int:
+    """Numbers in the sums of a block, of both products."""
+    first = {
+        "chain": t.P * t.CB * t.UB * t.HB,
+        "direct": t.OB * t.KB,
+        "head_gradient": t.P * t.CB * t.UB * t.HB,
+        "feature_gradient": t.P * t.UB * t.CB * t.HB,
+    }
+    second = {
+        "chain": t.P * t.UB * t.OB,
+        "direct": t.OB * t.P,
+        "head_gradient": t.CB * t.HB * t.OB,
+        "feature_gradient": t.KB * t.UB * t.HB,
+    }
+    return first[kernel] + second[kernel]
+
+
+def _allowed(kernel: str, t: Tile) -> bool:
+    """Whether a block's sums fit into registers and no side of a product is too small for matrix instructions."""
+    if min(t) < 1 or t.stages > 4:
+        return False
+    sides = [t.HB] if kernel == "direct" else [t.P * t.CB, t.UB * t.HB, t.CB * t.HB]
+    return min(t.P * t.UB, t.OB, t.KB, *sides) >= LEAST and within_registers(sums(kernel, t), t.warps)
+
+
+TUNING = {
+    name: Tuning(("P", "OB", "warps", "KB", "CB", "stages"), partial(_allowed, name))
+    for name in ("chain", "head_gradient", "feature_gradient")
+} | {"direct": Tuning(("P", "OB", "warps", "KB", "stages"), partial(_allowed, "direct"))}
+"""By kernel. Samples and features of a block are those of the call."""
 
 
 def _power(n: int) -> int:

@@ -10,6 +10,8 @@ AMD's in float32.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -19,6 +21,7 @@ from pgconv.backends import vendor_conv
 from pgconv.backends.triton import conv_tiles, runtime
 from pgconv.backends.triton.conv_tiles import Tile
 from pgconv.backends.triton.launch import on_device
+from pgconv.backends.triton.tuning import choose
 from pgconv.spec import ConvGeometry, Facts
 
 DTYPES = ("float16", "bfloat16", "float32")
@@ -91,27 +94,27 @@ def _product(
     """``[B,O,Nu,*size]`` in the layout of ``like``."""
     sets, nu, nv, taps, _ = phi.shape
     (b, c, _, height, width), o = f.shape, weight.shape[0]
-    out = empty_as(like, b, o, nu, *size)
-    if not out.numel():
-        return out
-    if not f.numel() or not weight.numel():
-        return out.zero_()
-    tile = _tile(KERNELS[order], f, nu, weight, taps * nv)
-    features, head = _features(phi, tile), _head(weight, tile)
     pixels = size[0] * size[1]
-    images, tiles = _tiles(b, sets, pixels, tile)
-    blocks = -(-o // tile.OB) * -(-nu // tile.UB) * tiles * (b // images)
-    # Of image, output, sample and pixel; strides of axes of one number may be anything.
-    steps = (o * nu * pixels, nu * pixels, *((1, nu) if is_group_last(out) else (pixels, 1)))
-    _launch(
-        KERNELS[order],
-        blocks,
-        tile,
-        (_samples_last(f), features, head, out),
-        (images, c, height, width, nu, o, *size, *steps),
-        (nv, taps * nv, features.shape[-1], head.shape[-1], rows, walk),
-    )
-    return out
+    if not (f.numel() and weight.numel() and nu * pixels):
+        return empty_as(like, b, o, nu, *size).zero_()
+    signal = _samples_last(f)
+
+    def run(tile: Tile) -> Tensor:
+        features, head, out = _features(phi, tile), _head(weight, tile), empty_as(like, b, o, nu, *size)
+        images, tiles = _tiles(b, sets, pixels, tile)
+        # Of image, output, sample and pixel; strides of axes of one number may be anything.
+        steps = (o * nu * pixels, nu * pixels, *((1, nu) if is_group_last(out) else (pixels, 1)))
+        _launch(
+            KERNELS[order],
+            -(-o // tile.OB) * -(-nu // tile.UB) * tiles * (b // images),
+            tile,
+            (signal, features, head, out),
+            (images, c, height, width, nu, o, *size, *steps),
+            (nv, taps * nv, features.shape[-1], head.shape[-1], rows, walk),
+        )
+        return out
+
+    return _with_blocks(KERNELS[order], f, phi, weight, pixels, run)
 
 
 def _head_gradient(
@@ -121,21 +124,27 @@ def _head_gradient(
     (sets, nu, nv, taps, _), (b, c, _, height, width), (o, _, hidden) = phi.shape, f.shape, weight.shape
     if not (weight.numel() and f.numel() and grad.numel()):
         return torch.zeros_like(weight)
-    tile = _tile("head_gradient", f, nu, weight, taps * nv)
-    features = _features(phi, tile)
-    images, tiles = _tiles(b, sets, grad.shape[3] * grad.shape[4], tile)
-    programs = -(-o // tile.OB) * -(-c // tile.CB) * (features.shape[2] // tile.HB)
-    parts, share = _parts(programs, (b // images) * tiles * -(-nu // tile.UB))
-    sums = f.new_empty(parts, c, features.shape[2], o, dtype=torch.float32)
-    _launch(
-        "head_gradient",
-        programs * parts,
-        tile,
-        (_samples_last(f), features, _samples_last(grad), sums),
-        (b // images, images, c, height, width, nu, o, *grad.shape[-2:], share),
-        (nv, taps * nv, features.shape[-1], features.shape[2], rows, walk),
-    )
-    return sums.sum(0).permute(2, 0, 1)[..., :hidden].to(weight.dtype).contiguous()
+    height_out, width_out = grad.shape[-2:]
+    signal, grad = _samples_last(f), _samples_last(grad)
+
+    def run(tile: Tile) -> Tensor:
+        features = _features(phi, tile)
+        images, tiles = _tiles(b, sets, height_out * width_out, tile)
+        programs = -(-o // tile.OB) * -(-c // tile.CB) * (features.shape[2] // tile.HB)
+        parts, share = _parts(programs, (b // images) * tiles * -(-nu // tile.UB))
+        sums = f.new_empty(parts, c, features.shape[2], o, dtype=torch.float32)
+        _launch(
+            "head_gradient",
+            programs * parts,
+            tile,
+            (signal, features, grad, sums),
+            (b // images, images, c, height, width, nu, o, height_out, width_out, share),
+            (nv, taps * nv, features.shape[-1], features.shape[2], rows, walk),
+        )
+        return sums.sum(0)
+
+    sums = _with_blocks("head_gradient", f, phi, weight, height_out * width_out, run)
+    return sums.permute(2, 0, 1)[..., :hidden].to(weight.dtype).contiguous()
 
 
 def _feature_gradient(
@@ -145,22 +154,41 @@ def _feature_gradient(
     (sets, nu, nv, taps, hidden), (b, c, _, height, width), o = phi.shape, f.shape, weight.shape[0]
     if not (phi.numel() and f.numel() and grad.numel()):
         return torch.zeros_like(phi)
-    tile = _tile("feature_gradient", f, nu, weight, taps * nv)
-    head, products = _head(weight, tile), -(-taps * nv // tile.KB) * tile.KB
-    images, tiles = _tiles(b, sets, grad.shape[3] * grad.shape[4], tile)
-    programs = products // tile.KB * (head.shape[2] // tile.HB) * -(-nu // tile.UB) * sets
-    parts, share = _parts(programs, tiles * -(-c // tile.CB))
-    sums = f.new_empty(parts, sets, products, nu, head.shape[2], dtype=torch.float32)
-    _launch(
-        "feature_gradient",
-        programs * parts,
-        tile,
-        (_samples_last(f), head, _samples_last(grad), sums),
-        (sets, images, c, height, width, nu, o, *grad.shape[-2:], share),
-        (nv, taps * nv, products, head.shape[2], rows, walk),
-    )
-    sums = sums.sum(0)[:, : taps * nv, :, :hidden].view(sets, taps, nv, nu, hidden)
+    height_out, width_out = grad.shape[-2:]
+    signal, grad = _samples_last(f), _samples_last(grad)
+
+    def run(tile: Tile) -> Tensor:
+        head, products = _head(weight, tile), -(-taps * nv // tile.KB) * tile.KB
+        images, tiles = _tiles(b, sets, height_out * width_out, tile)
+        programs = products // tile.KB * (head.shape[2] // tile.HB) * -(-nu // tile.UB) * sets
+        parts, share = _parts(programs, tiles * -(-c // tile.CB))
+        sums = f.new_empty(parts, sets, products, nu, head.shape[2], dtype=torch.float32)
+        _launch(
+            "feature_gradient",
+            programs * parts,
+            tile,
+            (signal, head, grad, sums),
+            (sets, images, c, height, width, nu, o, height_out, width_out, share),
+            (nv, taps * nv, products, head.shape[2], rows, walk),
+        )
+        return sums.sum(0)[:, : taps * nv]
+
+    sums = _with_blocks("feature_gradient", f, phi, weight, height_out * width_out, run)
+    sums = sums[..., :hidden].view(sets, taps, nv, nu, hidden)
     return sums.permute(0, 3, 2, 1, 4).to(phi.dtype).contiguous()
+
+
+def _with_blocks(
+    kernel: str, f: Tensor, phi: Tensor, weight: Tensor, pixels: int, run: Callable[[Tile], Tensor]
+) -> Tensor:
+    """What a call gives, with the blocks that are best for it."""
+    (sets, samples, nv, taps, hidden), (outputs, channels, _) = phi.shape, weight.shape
+    sizes = samples, hidden, outputs, taps * nv
+    usual = conv_tiles.tile(runtime.architecture(), kernel, f.element_size(), *sizes)
+    # Sizes of which there are many, up to a factor of two.
+    places = (f.shape[0] * pixels).bit_length()
+    call = kernel, str(f.dtype), _precision(f.dtype), *sizes, channels, places, int(sets > 1)
+    return run(choose(call, usual, conv_tiles.TUNING[kernel], run))
 
 
 def _launch(
@@ -189,11 +217,6 @@ def _precision(dtype: torch.dtype) -> str:
     if dtype != torch.float32 or torch.version.hip is not None:
         return "ieee"
     return "tf32" if torch.backends.cudnn.conv.fp32_precision == "tf32" else "tf32x3"
-
-
-def _tile(kernel: str, f: Tensor, nu: int, weight: Tensor, products: int) -> Tile:
-    outputs, _, hidden = weight.shape
-    return conv_tiles.tile(runtime.architecture(), kernel, f.element_size(), nu, hidden, outputs, products)
 
 
 def _tiles(b: int, sets: int, pixels: int, tile: Tile) -> tuple[int, int]:

@@ -24,7 +24,8 @@ from pgconv.backends.triton import padded_net
 from pgconv.backends.triton.launch import has_ptx, on_device, precision
 from pgconv.backends.triton.padded_net import PaddedNet
 from pgconv.backends.triton.pairs import Pairs, coordinates
-from pgconv.backends.triton.tiles import gradient_tile, moments_tile
+from pgconv.backends.triton.tiles import Tile, gradient_tile, gradient_tuning, moments_tile, moments_tuning
+from pgconv.backends.triton.tuning import choose
 from pgconv.kernel_nets.packing import NetSpec
 from pgconv.spec import Facts, FeatureSpec
 
@@ -122,26 +123,31 @@ def _coordinates_and_net(f: Tensor, of_moments: Tensor, elements, params: Tensor
     pairs = Pairs.of(*elements, spec)
     sets = max(x.shape[0] for x in elements)
     images, dim = batch // max(1, sets), net.spec.coord_dim
-    tile = gradient_tile(net.features, images * channels, f.dtype)
-    of_coords = f.new_zeros(sets, nu, dim, nv, dtype=torch.float32)
-    of_params = torch.zeros_like(params)
-    tiles = -(-nv // tile.inputs)
-    parts = max(1, min(-(-PROGRAMS // max(1, tiles * sets)), -(-nu // LEAST_OUTPUTS)))
-    programs = tiles * parts * sets if images * channels * nu else 0
     factor = _factor(of_moments, f, images)
-    for start in range(0, programs, MOST_PROGRAMS):
-        count = min(MOST_PROGRAMS, programs - start)
-        sums = net.sums(count)
-        with on_device(f):
-            gradients[(count,)](
-                f, of_moments, factor, pairs.v, pairs.u, net.first, net.hidden, net.biases, of_coords, *sums,
-                start, nv, nu, *pairs.sets(), images, channels, nv * channels, nu * net.spec.hidden * channels,
-                tiles, parts, -(-nu // parts),
-                PRODUCT=True, BLOCKS=-(-images * channels // tile.columns),
-                **_constants(f, net, pairs, spec, tile, images, max(nv, nu * net.spec.hidden)),
-            )  # fmt: skip
-        of_params += net.gradient(params, *sums)
-    return of_coords.transpose(2, 3), of_params
+
+    def run(tile: Tile) -> tuple[Tensor, Tensor]:
+        of_coords = f.new_zeros(sets, nu, dim, nv, dtype=torch.float32)
+        of_params = torch.zeros_like(params)
+        tiles = -(-nv // tile.inputs)
+        parts = max(1, min(-(-PROGRAMS // max(1, tiles * sets)), -(-nu // LEAST_OUTPUTS)))
+        programs = tiles * parts * sets if images * channels * nu else 0
+        for start in range(0, programs, MOST_PROGRAMS):
+            count = min(MOST_PROGRAMS, programs - start)
+            sums = net.sums(count)
+            with on_device(f):
+                gradients[(count,)](
+                    f, of_moments, factor, pairs.v, pairs.u, net.first, net.hidden, net.biases, of_coords, *sums,
+                    start, nv, nu, *pairs.sets(), images, channels, nv * channels, nu * net.spec.hidden * channels,
+                    tiles, parts, -(-nu // parts),
+                    PRODUCT=True, BLOCKS=-(-images * channels // tile.columns),
+                    **_constants(f, net, pairs, spec, tile, images, max(nv, nu * net.spec.hidden)),
+                )  # fmt: skip
+            of_params += net.gradient(params, *sums)
+        return of_coords.transpose(2, 3), of_params
+
+    tuning = gradient_tuning(net.features, net.columns, net.layers)
+    usual = gradient_tile(net.features, images * channels, f.dtype)
+    return run(choose(_call("gradients", f, images, nu, pairs, spec), usual, tuning, run))
 
 
 def _factor(of_moments: Tensor, f: Tensor, images: int) -> Tensor:
@@ -170,24 +176,35 @@ def _moments_of(f: Tensor, v: Tensor, u: Tensor, net: PaddedNet, spec: FeatureSp
     pairs = Pairs.of(v, u, spec)
     sets = max(v.shape[0], u.shape[0])
     images = batch // max(1, sets)
-    tile = moments_tile(net.features, images * channels, f.dtype)
-    blocks = -(-images * channels // tile.columns)
-    programs = nu * blocks * sets
-    wanted = min(-(-PROGRAMS // max(1, programs)), -(-nv // LEAST_INPUTS))
-    splits = max(1, wanted, -(-nv // MOST_TERMS))
-    split_inputs = -(-nv // splits)
-    # A piece of whole tiles, so that only the last tile has inputs beyond the end.
-    split_inputs = -(-split_inputs // tile.inputs) * tile.inputs
-    out = f.new_empty(splits, batch, nu, hidden, channels, dtype=f.dtype if splits == 1 else torch.float32)
-    if out.numel():
-        with on_device(f):
-            point_kernels.moments[(programs * splits,)](
-                f, pairs.v, pairs.u, net.first, net.hidden, net.biases, out,
-                nv, nu, sets, *pairs.sets(), images, channels, nv * channels, nu * hidden * channels,
-                blocks, splits, split_inputs, PRODUCT=net.spec.coord_dim > FEW_COORDS,
-                **_constants(f, net, pairs, spec, tile, images, max(nv, nu * hidden)),
-            )  # fmt: skip
-    return out[0] if splits == 1 else out.sum(0).to(f.dtype)
+
+    def run(tile: Tile) -> Tensor:
+        blocks = -(-images * channels // tile.columns)
+        programs = nu * blocks * sets
+        wanted = min(-(-PROGRAMS // max(1, programs)), -(-nv // LEAST_INPUTS))
+        splits = max(1, wanted, -(-nv // MOST_TERMS))
+        split_inputs = -(-nv // splits)
+        # A piece of whole tiles, so that only the last tile has inputs beyond the end.
+        split_inputs = -(-split_inputs // tile.inputs) * tile.inputs
+        out = f.new_empty(splits, batch, nu, hidden, channels, dtype=f.dtype if splits == 1 else torch.float32)
+        if out.numel():
+            with on_device(f):
+                point_kernels.moments[(programs * splits,)](
+                    f, pairs.v, pairs.u, net.first, net.hidden, net.biases, out,
+                    nv, nu, sets, *pairs.sets(), images, channels, nv * channels, nu * hidden * channels,
+                    blocks, splits, split_inputs, PRODUCT=net.spec.coord_dim > FEW_COORDS,
+                    **_constants(f, net, pairs, spec, tile, images, max(nv, nu * hidden)),
+                )  # fmt: skip
+        return out[0] if splits == 1 else out.sum(0).to(f.dtype)
+
+    usual = moments_tile(net.features, images * channels, f.dtype)
+    return run(choose(_call("moments", f, images, nu, pairs, spec), usual, moments_tuning(net.features), run))
+
+
+def _call(kernel: str, f: Tensor, images: int, nu: int, pairs: Pairs, spec: FeatureSpec) -> tuple[str | int, ...]:
+    """What a kernel's speed depends on; numbers of points up to a factor of two."""
+    batch, nv, channels = f.shape
+    sizes = images, channels, nv.bit_length(), nu.bit_length(), (batch // max(1, images)).bit_length()
+    return kernel, str(f.dtype), pairs.law, spec.net, *sizes
 
 
 def _constants(f: Tensor, net: PaddedNet, pairs: Pairs, spec: FeatureSpec, tile, images: int, rows: int) -> dict:

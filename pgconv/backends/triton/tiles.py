@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
 
 import torch
 
 from pgconv.backends.triton.padded_net import padded
+from pgconv.backends.triton.tuning import Tuning, within_registers
 
 
-@dataclass(frozen=True)
-class Tile:
+class Tile(NamedTuple):
     """Inputs and columns (image, channel) that a program takes at a time, the warps that share it, and loads under way."""
 
     inputs: int
@@ -36,3 +38,24 @@ def gradient_tile(features: int, columns: int, dtype: torch.dtype) -> Tile:
     if features > 32:
         return Tile(32, columns, 4, 1)
     return Tile(64, columns, 4, 2) if columns > 32 else Tile(32, columns, 2, 2)
+
+
+def moments_tuning(features: int) -> Tuning:
+    """How a search by time goes on from the table, for kernels with so many features."""
+    return Tuning(
+        ("columns", "inputs", "warps", "stages"), partial(_allowed, lambda t: features * (t.columns + t.inputs))
+    )
+
+
+def gradient_tuning(features: int, coords: int, layers: int) -> Tuning:
+    """The same, where sums for the parameters of so many layers stay in registers, too."""
+    kept = layers * features * coords + (layers - 1) * features**2
+    return Tuning(
+        ("columns", "inputs", "warps", "stages"), partial(_allowed, lambda t: kept + layers * features * t.inputs)
+    )
+
+
+def _allowed(numbers: Callable[[Tile], int], t: Tile) -> bool:
+    """Whether matrix instructions have such sides, and a block's numbers fit into registers."""
+    sides = min(t.inputs, t.columns) >= 16 and min(t.warps, t.stages) >= 1 and t.stages <= 4
+    return sides and within_registers(numbers(t), t.warps)
