@@ -22,14 +22,16 @@ import pgconv
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-SOURCES = ("csrc/cuda", "csrc/common")
+SOURCES = ("csrc/cuda", "csrc/common", "pgconv/backends/triton")
 _TIMES = ("case", "direction", "implementation", "plan", "rounds", "median_ms", "percent_of_peak", "extra_mb", "error")
 
 
 def digest(root: Path = ROOT) -> str:
     """Of all files the GPU kernels are made of, names included."""
     total = hashlib.sha256()
-    for path in sorted(p for folder in SOURCES for p in (root / folder).rglob("*") if p.is_file()):
+    for path in sorted(
+        p for folder in SOURCES for p in (root / folder).rglob("*") if p.is_file() and p.suffix != ".pyc"
+    ):
         total.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
     return total.hexdigest()
 

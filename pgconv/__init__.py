@@ -7,7 +7,7 @@ relative group offsets ``v^-1 u``; groups (``pgconv.groups``), kernel nets (``pg
 
 from importlib.metadata import PackageNotFoundError, version
 
-from pgconv import backends, diagnostics, functional, groups, kernel_nets, neighbors, nn, ops, sampling
+from pgconv import backends, diagnostics, functional, groups, kernel_nets, models, neighbors, nn, ops, sampling
 from pgconv._layout import group_last
 from pgconv.config import show_config
 from pgconv.diagnostics import self_check, warmup
@@ -31,6 +31,7 @@ __all__ = [
     "group_last",
     "groups",
     "kernel_nets",
+    "models",
     "neighbors",
     "nn",
     "ops",

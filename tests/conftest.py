@@ -7,6 +7,7 @@ import pytest
 import torch
 from pytest import MonkeyPatch
 
+from pgconv import backends
 from pgconv.backends.cpp import library
 
 # What was measured on this machine would change what is tested; in processes that tests start, too.
@@ -22,7 +23,13 @@ def level(request):
     library.set_isa(used)
 
 
-@pytest.fixture(scope="session", params=["interpreted", *(["gpu"] if torch.cuda.is_available() else [])])
+def places():
+    """Where Triton's kernels run."""
+    gpu = torch.cuda.is_available() and "triton" in backends.available("cuda")
+    return ["interpreted", "gpu"] if gpu else ["interpreted"]
+
+
+@pytest.fixture(scope="session", params=places())
 def run(request):
     """``run(function, *args, **options)`` calls a function of a test module where Triton's kernels run, with the device of the
     tensors first: in a process that interprets them, and on a GPU where there is one."""

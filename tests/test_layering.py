@@ -24,6 +24,7 @@ LAYERS = (
     ("functional",),
     ("neighbors",),
     ("nn",),
+    ("models",),
     ("diagnostics", "config", "demo"),
 )
 POSITION = {name: i for i, layer in enumerate(LAYERS) for name in layer}

@@ -253,6 +253,19 @@ def test_warmup_tunes_every_kernel_once_and_results_stay_right(call, kept, name,
     assert len(str(report).splitlines()) == 1 + len(report.choices)
 
 
+@pytest.mark.skipif("triton" not in pgconv.backends.available("cuda"), reason="needs a GPU")
+@pytest.mark.parametrize(("name", "order"), [("images", "aggregate"), ("images", "direct"), ("points", None)])
+def test_warmup_by_time_on_a_gpu(monkeypatch, kept, name, order):
+    monkeypatch.setattr(torch.backends.cudnn.conv, "fp32_precision", "ieee")
+    module, inputs = case(name)
+    module, inputs = module.cuda(), [x.detach().cuda() for x in inputs]
+    with pgconv.use_backend("triton", order):
+        report = pgconv.warmup(module, *inputs, seconds=30)
+        assert report.choices and kept.exists()
+        assert all(choice.taken_seconds <= choice.usual_seconds for choice in report.choices)
+        assert pgconv.self_check(module, *inputs).ok
+
+
 def quiet():
     """What is tuned with either turned off."""
     module, inputs = case("images")

@@ -43,7 +43,7 @@ TARGETS = {
     "sm_90": Target(GPUTarget("cuda", 90, 32), "hopper", 255, 227 << 10),
     "gfx942": Target(GPUTarget("hip", "gfx942", 64), "amd", 512, 64 << 10),
 }
-TYPES = {torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.float32: "*fp32"}
+TYPES = {torch.float16: "*fp16", torch.bfloat16: "*bf16", torch.float32: "*fp32", torch.int64: "*i64"}
 OPTIONS = ("num_warps", "num_stages")
 
 

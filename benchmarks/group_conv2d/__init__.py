@@ -45,7 +45,8 @@ def arrange(plan: Plan) -> Callable[[Sequence[torch.Tensor], torch.Tensor], Inpu
         f, *factors = operands
         return [pgconv.group_last(f), *factors], pgconv.group_last(cotangent)
 
-    return samples_last if plan == Plan("cuda", "aggregate") else as_they_are
+    ours = plan.backend in ("cuda", "triton") and plan.order != "materialize"
+    return samples_last if ours else as_they_are
 
 
 SUITE = Suite("group_conv2d", __doc__, Case, CASES, BASELINES, call, "reference:direct", "batch", arrange)

@@ -6,11 +6,11 @@ import math
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pgconv import groups
 from pgconv._shapes import check_floating, check_shape, describe
+from pgconv.functional import move_images
 from pgconv.groups import Group
 from pgconv.sampling import Samples
 
@@ -124,14 +124,7 @@ def _move_image(group: Group, g: Tensor, x: Tensor) -> Tensor:
     exact = _exact_move(matrix, x)
     if exact is not None:
         return exact
-    # Output pixel p = (x right, y up) reads the input at h^-1 p; grid_sample's second axis points down.
-    inverse = torch.linalg.inv(matrix)
-    flip = torch.diag(torch.tensor([1.0, -1.0], dtype=torch.float64, device=x.device))
-    scale = torch.tensor([x.shape[-1] - 1, x.shape[-2] - 1], dtype=torch.float64, device=x.device).clamp(min=1)
-    theta = (flip @ inverse.to(x.device) @ flip) * scale / scale[:, None]
-    theta = torch.cat([theta, theta.new_zeros(2, 1)], 1).to(x.dtype)
-    grid = F.affine_grid(theta[None].expand(x.shape[0], -1, -1), list(x.shape), align_corners=True)
-    return F.grid_sample(x, grid, align_corners=True, padding_mode="zeros")
+    return move_images(x, g.reshape(1, 1, -1).to(x), group)[:, 0]
 
 
 def _exact_move(matrix: Tensor, x: Tensor) -> Tensor | None:

@@ -9,6 +9,7 @@ from torch import Tensor
 from pgconv import groups, ops
 from pgconv._shapes import check_choice, check_floating, check_shape, require_tensor
 from pgconv.functional import _head_bias as head_bias
+from pgconv.functional import _image_features as image_features
 from pgconv.functional._kernel import (
     KernelArgs,
     check_devices,
@@ -17,7 +18,7 @@ from pgconv.functional._kernel import (
     check_reduction,
     safe_reciprocal,
 )
-from pgconv.functional._taps import at_taps, places, scaled
+from pgconv.functional._taps import places
 from pgconv.groups import Group
 from pgconv.ops import dispatch
 from pgconv.spec import ORDERS, ConvGeometry
@@ -99,9 +100,7 @@ def group_conv2d(
     check_devices(
         op, net, f=f, v=v, u=u, weight=weight, weight_bias=weight_bias, sample_weight=sample_weight, out_gate=out_gate
     )
-    # v^-1 u with u at pixel 0 and v at pixel t; every tap becomes one more input element.
-    phi = kernel.features(at_taps(v, geometry), scaled(u, geometry))
-    phi = phi.reshape(*phi.shape[:2], v.shape[1], len(geometry.taps()), phi.shape[-1])
+    phi = image_features.of_pairs(kernel, v, u, geometry)
     return _convolve(op, kernel, f, phi, weight, weight_bias, sample_weight, out_gate, reduction, geometry, plan)
 
 
@@ -149,7 +148,7 @@ def lifting_conv2d(
     check_shape(op, "f", f, "B C H W", {})
     kernel.check_elements("u", u, {"S": (1, f.shape[0])}, "S Nu e")
     check_devices(op, net, f=f, u=u, weight=weight, weight_bias=weight_bias, out_gate=out_gate)
-    phi = _lifting_features(kernel, u, geometry)
+    phi = image_features.of_lifting(kernel, u, geometry)
     return _convolve(op, kernel, f.unsqueeze(2), phi, weight, weight_bias, None, out_gate, "sum", geometry, plan)
 
 
@@ -201,7 +200,7 @@ def depthwise_lifting_conv2d(
     check_devices(op, net, f=f, u=u, weight=weight, weight_bias=weight_bias)
     check_dtypes(op, f=f, weight=weight, weight_bias=weight_bias)
     _check_fits(op, f, geometry)
-    phi = _at_least_one_set(_lifting_features(kernel, u, geometry).squeeze(2).to(weight.dtype))
+    phi = _at_least_one_set(image_features.of_lifting(kernel, u, geometry).squeeze(2).to(weight.dtype))
     taps = torch.einsum("ch,suth->scut", weight, phi)
     if weight_bias is not None:
         taps = taps + weight_bias[:, None, None]
@@ -272,7 +271,7 @@ def pointwise_group_conv(
     check_devices(
         op, net, f=f, v=v, u=u, weight=weight, weight_bias=weight_bias, sample_weight=sample_weight, out_gate=out_gate
     )
-    phi = kernel.features(v, u).unsqueeze(3)
+    phi = image_features.of_stabilizers(kernel, v, u)
     return _convolve(op, kernel, f, phi, weight, weight_bias, sample_weight, out_gate, reduction, geometry, plan)
 
 
@@ -356,9 +355,3 @@ def _check_fits(op: str, f: Tensor, geometry: ConvGeometry) -> None:
             f"{op}: kernel_size={geometry.kernel_size} with padding {geometry.padding} and dilation {geometry.dilation} "
             f"does not fit an image of {f.shape[-2]} x {f.shape[-1]}; pad the input or use padding='same'"
         )
-
-
-def _lifting_features(kernel: KernelArgs, u: Tensor, geometry: ConvGeometry) -> Tensor:
-    """``phi [S, Nu, 1, T, H]`` at ``h_u^-1 t``: relative to plain translations by the taps."""
-    origin = kernel.group.identity(dtype=u.dtype, device=u.device).reshape(1, 1, -1)
-    return kernel.features(at_taps(origin, geometry), scaled(u, geometry)).unsqueeze(2)

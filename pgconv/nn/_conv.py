@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from pgconv import backends, groups, kernel_nets, sampling
+from pgconv import backends, functional, groups, kernel_nets, sampling
 from pgconv._shapes import check_choice, check_floating, check_positive_int, check_same_device, check_shape, describe
 from pgconv.groups import Group
 from pgconv.kernel_nets import KernelNet
@@ -81,6 +81,23 @@ class SampledConv(nn.Module):
         self.net.reset_head_(self.weight, self.weight_bias)
         if self.bias is not None:
             self.bias.zero_()
+
+    def kernel_norm(self, samples: Samples | None, out: Samples) -> Tensor:
+        """Frobenius norm of the kernel from ``samples`` (None: from the plane) to ``out``; see ``functional.kernel_norm``."""
+        geometry = getattr(self, "geometry", None)
+        return functional.kernel_norm(
+            None if samples is None else samples.elements,
+            out.elements,
+            self.net,
+            self.weight,
+            self.weight_bias,
+            kernel_size=None if geometry is None else geometry.kernel_size,
+            support="disc" if geometry is None else geometry.support,
+            sample_weight=None if samples is None else samples.weights,
+            out_gate=out.weights,
+            form=self.form,
+            **self._kernel_options(),
+        )
 
     def _kernel_options(self) -> dict:
         return {"group": self.group, "chart": self.chart, "backend": self.backend}

@@ -1,0 +1,26 @@
+"""Features of the image convolutions' kernels, ``phi [S, Nu, Nv, T, H]``: at pairs of samples and at every tap."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from pgconv.functional._kernel import KernelArgs
+from pgconv.functional._taps import at_taps, scaled
+from pgconv.spec import ConvGeometry
+
+
+def of_pairs(kernel: KernelArgs, v: Tensor, u: Tensor, geometry: ConvGeometry) -> Tensor:
+    """At ``v^-1 u`` with u at pixel 0 and v at pixel t: every tap becomes one more input element."""
+    phi = kernel.features(at_taps(v, geometry), scaled(u, geometry))
+    return phi.reshape(*phi.shape[:2], v.shape[1], len(geometry.taps()), phi.shape[-1])
+
+
+def of_lifting(kernel: KernelArgs, u: Tensor, geometry: ConvGeometry) -> Tensor:
+    """At ``h_u^-1 t``, relative to plain translations by the taps; Nv = 1."""
+    origin = kernel.group.identity(dtype=u.dtype, device=u.device).reshape(1, 1, -1)
+    return kernel.features(at_taps(origin, geometry), scaled(u, geometry)).unsqueeze(2)
+
+
+def of_stabilizers(kernel: KernelArgs, v: Tensor, u: Tensor) -> Tensor:
+    """At ``h_v^-1 h_u``; T = 1."""
+    return kernel.features(v, u).unsqueeze(3)

@@ -1,0 +1,8 @@
+"""Networks of the published experiments, built from the layers, and what their training needs."""
+
+from pgconv.models.augerino import Augerino
+from pgconv.models.ckresnet import CKResNet
+from pgconv.models.gcnn13 import GCNN13
+from pgconv.models.learned import learned_ranges, monotone_loss, parameter_groups
+
+__all__ = ["Augerino", "CKResNet", "GCNN13", "learned_ranges", "monotone_loss", "parameter_groups"]

@@ -1,0 +1,95 @@
+"""What was learned about the group, and what training adds for it."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pgconv.kernel_nets import KernelNet
+from pgconv.models._images import partial_convs
+from pgconv.sampling import Sampler
+
+
+def learned_ranges(network: nn.Module) -> dict[str, dict[str, list[float]]]:
+    """By name of the sampler, in the order of the network: ``theta``, the share of the rotations (or of the grid) that is covered,
+    and what the sampler says of its ``range``, as numbers.
+
+    Example:
+        >>> import pgconv
+        >>> model = pgconv.models.CKResNet(1, 10, width=4, kernel_size=3, partial=True)
+        >>> list(pgconv.models.learned_ranges(model))[:2]
+        ['blocks.0.conv1.sampler', 'blocks.0.conv2.sampler']
+    """
+    found = {}
+    for name, module in network.named_modules():
+        if isinstance(module, Sampler) and any(True for _ in module.parameters(recurse=False)):
+            own = {"theta": module.theta_effective.tolist(), "range": module.range().tolist()}
+            mirror = getattr(module, "mirror_probability", None)
+            found[name] = own if mirror is None else own | {"mirror": mirror.tolist()}
+    return found
+
+
+def monotone_loss(network: nn.Module) -> Tensor:
+    """``sum_l sum relu(theta_{l+1} - theta_l)`` over consecutive convolutions with a learned range, element by element: later
+    layers are kept from covering more of the group than earlier ones.
+
+    Returns:
+        a scalar; 0 for a network that learns no range
+
+    Source: Romero & Lohit (2022).
+
+    Example:
+        >>> import pgconv
+        >>> model = pgconv.models.CKResNet(1, 10, width=4, kernel_size=3, partial=True)
+        >>> pgconv.models.monotone_loss(model).item()
+        0.0
+    """
+    own = [
+        torch.cat([p.flatten() for p in conv.sampler.parameters(recurse=False)])
+        for conv in partial_convs(network)
+        if conv.sampler is not None
+    ]
+    total = next(network.parameters()).new_zeros(())
+    for before, after in pairwise(own):
+        total = total + F.relu(after - before).sum()
+    return total
+
+
+def parameter_groups(
+    network: nn.Module, lr: float, range_lr: float | None = None, omega_lr: float | None = None
+) -> list[dict]:
+    """Parameter groups for an optimiser, always in the same order: the rest, the learned ranges of samplers (theta and gates), and
+    learnable frequencies ``omega0`` of kernel nets, each with a learning rate of its own.
+
+    Args:
+        network: any module
+        lr: of the rest
+        range_lr, omega_lr: of the others; None for ``lr``
+
+    Returns:
+        groups that have parameters, each with ``name``, ``params`` and ``lr``
+
+    Example:
+        >>> import torch, pgconv
+        >>> model = pgconv.models.CKResNet(1, 10, width=4, kernel_size=3, partial=True)
+        >>> [(g["name"], g["lr"]) for g in pgconv.models.parameter_groups(model, 1e-3, range_lr=1e-4)]
+        [('rest', 0.001), ('ranges', 0.0001)]
+        >>> optimizer = torch.optim.Adam(pgconv.models.parameter_groups(model, 1e-3))
+    """
+    kinds: dict[int, str] = {}
+    for module in network.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            if isinstance(module, Sampler):
+                kinds[id(parameter)] = "ranges"
+            elif isinstance(module, KernelNet) and name == "omega0":
+                kinds[id(parameter)] = "frequencies"
+    rates = {
+        "rest": lr,
+        "ranges": lr if range_lr is None else range_lr,
+        "frequencies": lr if omega_lr is None else omega_lr,
+    }
+    found = {name: [p for p in network.parameters() if kinds.get(id(p), "rest") == name] for name in rates}
+    return [{"name": name, "params": params, "lr": rates[name]} for name, params in found.items() if params]
