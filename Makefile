@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 WORKERS ?= 2
 
-.PHONY: demo example-points test test-sanitize test-sanitize-gpu build lint format bench docs test-gpu bench-gpu gpu-record clean
+.PHONY: demo example-points test test-sanitize test-sanitize-gpu test-triton build lint format bench docs test-gpu bench-gpu gpu-record clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m pgconv.demo $(ARGS)
@@ -46,6 +46,14 @@ define sanitized
 	  LD_PRELOAD="$(foreach library,asan ubsan stdc++,$$(gcc -print-file-name=lib$(library).so))" \
 	  $(abspath $(BIN))/python -m pytest -n $(WORKERS) $(3) $(addprefix $(CURDIR)/tests/test_,$(addsuffix .py,$(2)))
 endef
+
+# The tests of Triton's kernels with another version of it, which is installed beside that of the environment.
+TRITON ?= 3.5.0
+build/triton-$(TRITON): | $(VENV)/.test
+	$(BIN)/python -m pip install --quiet --no-deps --target $@ "triton==$(TRITON)"
+
+test-triton: $(VENV)/.test build/triton-$(TRITON)
+	PYTHONPATH=$(CURDIR)/build/triton-$(TRITON):$(CURDIR) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(WORKERS) tests/test_triton_*.py
 
 build: $(VENV)/.built
 

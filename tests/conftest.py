@@ -1,10 +1,13 @@
-"""Fixtures of the native tests, and the choice of few of all."""
+"""Fixtures that tests of several modules share, and the choice of few of all."""
 
 import os
 from zlib import crc32
 
 import pytest
+import torch
+from pytest import MonkeyPatch
 
+from pgconv import backends
 from pgconv.backends.cpp import library
 
 # What was measured on this machine would change what is tested; in processes that tests start, too.
@@ -18,6 +21,28 @@ def level(request):
     library.set_isa(request.param)
     yield request.param
     library.set_isa(used)
+
+
+def places():
+    """Where Triton's kernels run."""
+    gpu = torch.cuda.is_available() and "triton" in backends.available("cuda")
+    return ["interpreted", "gpu"] if gpu else ["interpreted"]
+
+
+@pytest.fixture(scope="session", params=places())
+def run(request):
+    """``run(function, *args, **options)`` calls a function of a test module where Triton's kernels run, with the device of the
+    tensors first: in a process that interprets them, and on a GPU where there is one."""
+    if request.param == "gpu":
+        with MonkeyPatch.context() as patch:
+            # Bounds are those of float32; TF32 would be the default of convolutions.
+            patch.setattr(torch.backends.cudnn.conv, "fp32_precision", "ieee")
+            yield lambda function, *args, **options: function("cuda", *args, **options)
+        return
+    from triton_process import interpreting
+
+    with interpreting() as call:
+        yield lambda function, *args, **options: call(function, "cpu", *args, **options)
 
 
 def pytest_addoption(parser):

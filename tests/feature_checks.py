@@ -37,13 +37,13 @@ def by_reference(tensors, grad, spec):
     return [phi.detach(), *grads]
 
 
-def check(native, spec, tensors, dtype):
-    """Relative errors of the functions of ``native`` within the bound, or twice what the reference itself loses in this
-    precision (deep sine nets)."""
-    v, u, params = tensors
-    phi = native.relative_features(v, u, params, spec)
+def check(native, spec, tensors, dtype, device="cpu"):
+    """Relative errors of the functions of ``native``, on tensors of a device, within the bound, or twice what the reference itself
+    loses in this precision (deep sine nets)."""
+    on = [x.to(device) for x in tensors]
+    phi = native.relative_features(*on, spec)
     grad = torch.randn(phi.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64).to(dtype)
-    results = [phi, *native.relative_features_backward(grad, v, u, params, spec)]
+    results = [x.cpu() for x in (phi, *native.relative_features_backward(grad.to(device), *on, spec))]
     exact = by_reference([x.double() for x in tensors], grad, spec)
     same = by_reference(tensors, grad, spec)
     for name, x, y, z, factor in zip(("phi", "v", "u", "params"), results, exact, same, (1, 10, 10, 10)):
@@ -54,7 +54,7 @@ def check(native, spec, tensors, dtype):
             assert error <= max(factor * BOUNDS[dtype], 2 * own), f"{name}: {error:.2e}, reference {own:.2e}"
 
 
-def check_net(native, activation, coord_dim, shape, dtype, hidden=9, layers=3):
+def check_net(native, activation, coord_dim, shape, dtype, hidden=9, layers=3, device="cpu"):
     """The same for the net at given coordinates ``[*shape, coord_dim]``."""
     net = make_net(activation, coord_dim, hidden, layers)
     generator = torch.Generator().manual_seed(3)
@@ -63,9 +63,10 @@ def check_net(native, activation, coord_dim, shape, dtype, hidden=9, layers=3):
     wide = [x.double().clone().requires_grad_() for x in (coords, params)]
     want = packing.features(net.net_spec, wide[1], wide[0])
     grad = torch.randn(want.shape, generator=generator, dtype=torch.float64).to(dtype)
+    own_grad, *own = (x.to(device) for x in (grad, coords, params))
     results = [
-        native.kernel_net(coords, params, net.net_spec),
-        *native.kernel_net_backward(grad, coords, params, net.net_spec),
+        native.kernel_net(*own, net.net_spec).cpu(),
+        *(x.cpu() for x in native.kernel_net_backward(own_grad, *own, net.net_spec)),
     ]
     expected = [want, *torch.autograd.grad(want, wide, grad.double(), allow_unused=True, materialize_grads=True)]
     for x, y in zip(results, expected):

@@ -8,6 +8,7 @@ import torch
 from feature_checks import check as check_features
 from feature_checks import check_net, make_net, operands
 from point_checks import assert_close, random
+from triton_process import with_values
 
 from pgconv import groups
 from pgconv.backends.lists import Lists
@@ -27,19 +28,7 @@ DTYPES = pytest.mark.parametrize(
 )
 BOTH = (torch.float32, torch.float16)
 NAMES = ("f", "v", "u", "params", "weight", "bias")
-MODULES = ("pgconv.backends.triton.net_kernels", "pgconv.backends.triton.point_kernels")
-
-
-@pytest.fixture(scope="module", autouse=True, params=["interpreted", *(["gpu"] if torch.cuda.is_available() else [])])
-def device(request):
-    """Device of the tensors, with kernels that run on it."""
-    if request.param == "gpu":
-        yield "cuda"
-        return
-    from triton_interpreter import interpreted
-
-    with interpreted(*MODULES):
-        yield "cpu"
+HERE = "pgconv.backends.triton."
 
 
 def call(
@@ -86,8 +75,10 @@ def computed(device, tensors, spec, depthwise, grad):
     return [None if x is None else x.cpu() for x in (out, *grads)]
 
 
-def check(device, tensors, spec, depthwise):
-    """Values and all gradients within the bounds of their type."""
+def check(device, *args, factors=(1,) * 6, **changes):
+    """Values and all gradients of a call within the bounds of their type. ``factors`` are those of the operands."""
+    operands, spec, depthwise = call(*args, **changes)
+    tensors = [None if x is None else factor * x for factor, x in zip(factors, operands)]
     f, _, u, _, weight, _ = tensors
     grad = random((f.shape[0], u.shape[1], weight.shape[0]), f.dtype, 6)
     found = computed(device, tensors, spec, depthwise, grad)
@@ -103,7 +94,11 @@ def check(device, tensors, spec, depthwise):
         elif y.numel():
             error = (x.double() - y).abs().max() / y.abs().max().clamp(min=1e-3)
             assert error <= (1e-5 if name == "out" else 1e-4), f"{name}: {error:.1e}"
-    return found
+
+
+def net(device, *args):
+    """Values and gradients of a net at given coordinates."""
+    check_net(features, *args, device=device)
 
 
 @pytest.mark.parametrize("activation", packing.ACTIVATIONS)
@@ -111,24 +106,24 @@ def check(device, tensors, spec, depthwise):
     ("shape", "coords", "hidden", "layers"),
     [((3, 5), 3, 9, 3), ((70,), 17, 64, 5), ((2,), 0, 33, 2), ((0,), 3, 8, 3)],
 )
-def test_nets_at_coordinates(device, activation, shape, coords, hidden, layers):
-    if device == "cpu":  # the functions make no difference between devices
-        check_net(features, activation, coords, shape, torch.float32, hidden, layers)
+def test_nets_at_coordinates(run, activation, shape, coords, hidden, layers):
+    run(net, activation, coords, shape, torch.float32, hidden, layers)
+
+
+def of_pairs(device, name, form):
+    (_, v, u, params, *_), spec, _ = call(name, form=form, sets=(2, 1), nv=7, nu=5)
+    check_features(features, spec, (v, u, params), torch.float32, device)
 
 
 @pytest.mark.parametrize(
     ("name", "form"), [("SE(2)", "convolution"), ("SE(3)", "correlation"), ("SO(2)/1", "convolution")]
 )
-def test_features_of_pairs(device, name, form):
-    if device == "cpu":
-        (_, v, u, params, *_), spec, _ = call(name, form=form, sets=(2, 1), nv=7, nu=5)
-        check_features(features, spec, (v, u, params), torch.float32)
+def test_features_of_pairs(run, name, form):
+    run(of_pairs, name, form)
 
 
-def test_gradients_of_nets_in_several_tiles(device, monkeypatch):
-    monkeypatch.setattr(features, "PROGRAMS", 2)
-    if device == "cpu":
-        check_net(features, "sin", 2, (300,), torch.float32)
+def test_gradients_of_nets_in_several_tiles(run):
+    run(with_values, {HERE + "features.PROGRAMS": 2}, net, "sin", 2, (300,), torch.float32)
 
 
 @pytest.mark.parametrize(
@@ -150,34 +145,33 @@ def test_gradients_of_nets_in_several_tiles(device, monkeypatch):
         ("SO(2)/1", "product", "all", "correlation", torch.float16, "given"),
     ],
 )
-def test_laws_charts_and_forms(device, name, chart, part, form, dtype, law):
-    found = call(name, chart, form, part=part, dtype=dtype)
-    assert pairs.law_of(found[1]) == law
-    check(device, *found)
+def test_laws_charts_and_forms(run, name, chart, part, form, dtype, law):
+    assert pairs.law_of(FeatureSpec(name, chart, part, form, "any")) == law
+    run(check, name, chart, form, part=part, dtype=dtype)
 
 
 @pytest.mark.parametrize("dtype", BOTH, ids=["float32", "float16"])
 @pytest.mark.parametrize("activation", packing.ACTIVATIONS)
-def test_activations(device, activation, dtype):
-    check(device, *call("T(2)", activation=activation, dtype=dtype))
+def test_activations(run, activation, dtype):
+    run(check, "T(2)", activation=activation, dtype=dtype)
 
 
 @DTYPES
 @pytest.mark.parametrize(("hidden", "layers", "activation"), [(1, 2, "tanh"), (33, 3, "sin"), (7, 5, "sin")])
-def test_widths_and_depths(device, hidden, layers, activation, dtype):
-    check(device, *call("T(2)", activation=activation, hidden=hidden, layers=layers, dtype=dtype, batch=1))
+def test_widths_and_depths(run, hidden, layers, activation, dtype):
+    run(check, "T(2)", activation=activation, hidden=hidden, layers=layers, dtype=dtype, batch=1)
 
 
-def test_deep_nets_in_parts(device):
-    check(device, *call("T(2)", activation="gelu", layers=4, dtype=torch.float16, batch=1))
+def test_deep_nets_in_parts(run):
+    run(check, "T(2)", activation="gelu", layers=4, dtype=torch.float16, batch=1)
 
 
 @pytest.mark.parametrize(
     ("dtype", "depthwise", "bias"),
     [(torch.float32, True, True), (torch.float16, True, False), (torch.float32, False, False)],
 )
-def test_depthwise_and_without_bias(device, dtype, depthwise, bias):
-    check(device, *call("T(2)", dtype=dtype, depthwise=depthwise, bias=bias))
+def test_depthwise_and_without_bias(run, dtype, depthwise, bias):
+    run(check, "T(2)", dtype=dtype, depthwise=depthwise, bias=bias)
 
 
 @pytest.mark.parametrize(
@@ -189,22 +183,21 @@ def test_depthwise_and_without_bias(device, dtype, depthwise, bias):
         ((1, 1), 3, 24, torch.bfloat16),
     ],
 )
-def test_shared_or_own_elements_and_columns_in_blocks(device, sets, batch, channels, dtype):
-    check(device, *call("SE(2)", sets=sets, batch=batch, channels=channels, dtype=dtype, nv=9))
+def test_shared_or_own_elements_and_columns_in_blocks(run, sets, batch, channels, dtype):
+    run(check, "SE(2)", sets=sets, batch=batch, channels=channels, dtype=dtype, nv=9)
 
 
-def test_places_of_64_bits(device, monkeypatch):
-    monkeypatch.setattr(point_conv, "FAR", 0)
-    check(device, *call("T(2)", batch=3, channels=6, nv=9))
+def test_places_of_64_bits(run):
+    run(with_values, {HERE + "point_conv.FAR": 0}, check, "T(2)", batch=3, channels=6, nv=9)
 
 
 @pytest.mark.parametrize(("nv", "nu"), [(0, 3), (3, 0), (1, 1), (16, 1), (35, 3)])
-def test_awkward_numbers_of_points(device, nv, nu):
-    check(device, *call("T(1)", nv=nv, nu=nu, hidden=4, dtype=torch.float16 if nu == 3 else torch.float32))
+def test_awkward_numbers_of_points(run, nv, nu):
+    run(check, "T(1)", nv=nv, nu=nu, hidden=4, dtype=torch.float16 if nu == 3 else torch.float32)
 
 
-@pytest.mark.parametrize(("batch", "channels"), [(0, 3), (2, 0)])
-def test_signals_without_numbers(device, batch, channels):
+def without_numbers(device, batch, channels):
+    """Zeros of the right shape."""
     tensors, spec, _ = call("T(1)", batch=batch, channels=channels, nv=4)
     grad = torch.ones(batch, 8, 3)
     out, *grads = computed(device, tensors, spec, False, grad)
@@ -213,9 +206,13 @@ def test_signals_without_numbers(device, batch, channels):
         assert x.shape == own.shape and not x.any()
 
 
-@pytest.mark.parametrize("name", ["SE(2)", "SO(2)/1"])
-def test_sums_in_parts(device, monkeypatch, name):
-    """Outputs in pieces, inputs of a sum over several programs, and the gradients' programs some at a time."""
+@pytest.mark.parametrize(("batch", "channels"), [(0, 3), (2, 0)])
+def test_signals_without_numbers(run, batch, channels):
+    run(without_numbers, batch, channels)
+
+
+def in_parts(device, name):
+    """The coordinates of outputs in pieces are so few, too."""
     seen = []
 
     def coordinates(v, u, spec):
@@ -223,15 +220,20 @@ def test_sums_in_parts(device, monkeypatch, name):
         return own(v, u, spec)
 
     own = pairs.coordinates
-    for module in (pairs, point_conv):
-        monkeypatch.setattr(module, "coordinates", coordinates)
-    for constant, value in (("NUMBERS", 200), ("LEAST_INPUTS", 16), ("LEAST_OUTPUTS", 1), ("MOST_PROGRAMS", 1)):
-        monkeypatch.setattr(point_conv, constant, value)
-    check(device, *call(name, nv=35, nu=3, batch=1, channels=2))
+    constants = {"NUMBERS": 200, "LEAST_INPUTS": 16, "LEAST_OUTPUTS": 1, "MOST_PROGRAMS": 1}
+    values = {HERE + "point_conv." + constant: value for constant, value in constants.items()}
+    values |= {HERE + module + ".coordinates": coordinates for module in ("pairs", "point_conv")}
+    with_values(device, values, check, name, nv=35, nu=3, batch=1, channels=2)
     assert max(seen) <= 200
 
 
-def test_what_is_not_needed_is_not_computed(device):
+@pytest.mark.parametrize("name", ["SE(2)", "SO(2)/1"])
+def test_sums_in_parts(run, name):
+    """Outputs in pieces, inputs of a sum over several programs, and the gradients' programs some at a time."""
+    run(in_parts, name)
+
+
+def only_needed(device):
     tensors, spec, _ = call("T(2)", nv=5)
     tensors = [x.to(device) for x in tensors]
     grad = torch.ones(2, 8, 3, device=device)
@@ -242,30 +244,36 @@ def test_what_is_not_needed_is_not_computed(device):
         assert torch.equal(only[one], whole[one])
 
 
-def test_large_phases_keep_their_accuracy(device):
+def test_what_is_not_needed_is_not_computed(run):
+    run(only_needed)
+
+
+def test_large_phases_keep_their_accuracy(run):
     """The first layer is in float32: in 16 bits phases near 100 would be off by more than a tenth."""
-    (f, v, u, *rest), spec, _ = call("T(2)", activation="sin", hidden=16, dtype=torch.float16)
-    check(device, (f, 3 * v, 3 * u, *rest), spec, False)
+    run(check, "T(2)", activation="sin", hidden=16, dtype=torch.float16, factors=(1, 3, 3, 1, 1, 1))
 
 
-def test_gradients_far_from_one_keep_their_accuracy(device):
+def test_gradients_far_from_one_keep_their_accuracy(run):
     """In float16 they would be lost, were they not brought into its range."""
-    (f, *rest, weight, bias), spec, _ = call("T(2)", dtype=torch.bfloat16)
-    check(device, (1e-6 * f, *rest, 1e-6 * weight, bias), spec, False)
+    run(check, "T(2)", dtype=torch.bfloat16, factors=(1e-6, 1, 1, 1, 1e-6, 1))
 
 
-def test_nan_reaches_its_outputs_and_no_others(device):
+def nan(device):
     (f, v, u, params, weight, _), spec, _ = call("T(2)", nu=5, batch=1)
     u[0, 3, 1] = torch.nan
     out = point_conv.forward([x.to(device) for x in (f, v, u, params, weight)] + [None], spec, False)
     assert out[0, 3].isnan().all() and not out[0, [0, 1, 2, 4]].isnan().any()
 
 
+def test_nan_reaches_its_outputs_and_no_others(run):
+    run(nan)
+
+
 @DTYPES
-def test_real_sizes(device, dtype):
-    if device == "cpu":
+def test_real_sizes(run, request, dtype):
+    if "gpu" not in request.node.callspec.id:
         pytest.skip("for GPUs")
-    check(device, *call("SE(2)", activation="sin", hidden=32, dtype=dtype, nv=1500, nu=700, channels=32, outputs=16))
+    run(check, "SE(2)", activation="sin", hidden=32, dtype=dtype, nv=1500, nu=700, channels=32, outputs=16)
 
 
 def facts(dtypes=("float16", "float32", "float32", "float32", "float16"), net="sin:3:32:3", inputs=1000, lists=0):
@@ -296,17 +304,3 @@ def test_features_in_other_types_have_a_reason():
     assert "float32" in features.why_not(facts(("float64",) * 3))
     assert features.why_not(facts(("float32",) * 3)) is None
     assert "too wide" in features.why_not(facts(("float32",) * 3, "sin:3:65:3"))
-
-
-def test_the_interpreter_leaves_nothing_behind():
-    import sys
-
-    import triton
-    from triton_interpreter import interpreted
-
-    name = MODULES[0]
-    before = sys.modules.get(name)
-    with interpreted(name):
-        assert type(sys.modules[name].net_values).__name__ == "InterpretedFunction"
-        assert sys.modules[name] is not before
-    assert sys.modules.get(name) is before and not triton.knobs.runtime.interpret

@@ -6,44 +6,57 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from multiprocessing import get_context
+from types import SimpleNamespace
 from typing import Any
+
+from pytest import MonkeyPatch
 
 
 @contextmanager
 def interpreting() -> Iterator[Callable[..., Any]]:
-    """``call(function, *args)`` runs a function of a module there; what it raises is raised here."""
+    """``call(function, *args, **options)`` runs a function of a module there; what it raises is raised here."""
     with ProcessPoolExecutor(1, get_context("spawn"), _begin) as process:
-        yield lambda function, *args: process.submit(function, *args).result()
+        yield lambda function, *args, **options: process.submit(function, *args, **options).result()
+
+
+def with_values(device: str, values: dict[str, Any], function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """``function(device, *args, **options)`` with other values of what is named by a dotted path, where kernels run."""
+    with MonkeyPatch.context() as patch:
+        for path, value in values.items():
+            patch.setattr(path, value)
+        return function(device, *args, **options)
 
 
 def _begin() -> None:
     os.environ["TRITON_INTERPRET"] = "1"
     import torch
+    import triton.language as tl
     from triton.runtime import interpreter
 
     torch.set_num_threads(1)
-    patch_tensor, patch_language, patched = interpreter._patch_lang_tensor, interpreter._patch_lang, set()
-
-    def with_index(tensor: Any, scope: Any) -> None:
-        # A scalar is an array of one number there, which numpy from 2.4 on takes for no bound of a loop; Triton 3.7 knows.
-        patch_tensor(tensor, scope)
-        scope.set_attr(tensor, "__index__", lambda self: self.handle.data.item())
+    patch_language, patched = interpreter._patch_lang, set()
 
     def once(function: Any) -> Any:
         # Every call of a function would exchange the whole language again, which takes most of the time.
         if id(function.__globals__) not in patched:
             patched.add(id(function.__globals__))
             patch_language(function)
-        return interpreter._LangPatchScope()
+            # A scalar is an array of one number there, which numpy from 2.4 on takes for no bound of a loop; Triton 3.7 knows.
+            tl.tensor.__index__ = lambda self: self.handle.data.item()
+        return SimpleNamespace(restore=lambda: None)  # what versions from 3.6 on give back
 
-    interpreter._patch_lang_tensor, interpreter._patch_lang = with_index, once
+    interpreter._patch_lang = once
+    # Sums of integers would be formed a second time in 64 bits, for a comparison that nobody sees.
+    builder = interpreter.interpreter_builder
+    builder.options = replace(builder.options, sanitize_overflow=False)
     _teach_bfloat16(interpreter)
     _watch_addresses(interpreter)
 
 
 def _watch_addresses(interpreter: Any) -> None:
-    """What is read or written has to lie in an operand of the launch; the interpreter would take any address."""
+    """What is read or written at a time has to lie in one operand of the launch; the interpreter would take any address."""
     import numpy as np
 
     builder, executor = interpreter.InterpreterBuilder, interpreter.GridExecutor
@@ -57,12 +70,12 @@ def _watch_addresses(interpreter: Any) -> None:
         return found
 
     def check(pointers: Any, mask: Any) -> None:
-        at = np.broadcast_to(pointers.data, mask.data.shape)[mask.data.astype(bool)].astype(np.int64)
-        inside = np.zeros(at.shape, bool)
-        for low, high in bounds:
-            inside |= (at >= low) & (at < high)
-        if not inside.all():
-            raise IndexError(f"{(~inside).sum()} of {at.size} addresses lie in no operand")
+        at = np.broadcast_to(pointers.data, mask.data.shape)[mask.data.astype(bool)]
+        if not at.size:
+            return
+        first, last = int(at.min()), int(at.max())
+        if not any(low <= first and last < high for low, high in bounds):
+            raise IndexError(f"{at.size} addresses from {first} to {last} lie in no operand: {bounds}")
 
     def masked_load(self: Any, pointers: Any, mask: Any, *others: Any) -> Any:
         check(pointers, mask)
