@@ -43,6 +43,7 @@ def test_every_kernel_is_compiled(compiled):
     assert {name: names.count(name) for name in names} == {
         "moments": 5,
         "gradients": 5,
+        "list_moments": 6,
         "net_values": 1,
         "net_gradients": 1,
     }

@@ -17,7 +17,8 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from pgconv import groups
-from pgconv.backends.triton import features, net_kernels, point_conv, point_kernels
+from pgconv.backends.lists import Lists
+from pgconv.backends.triton import features, list_kernels, net_kernels, point_conv, point_kernels, point_lists
 from pgconv.kernel_nets.packing import NetSpec
 from pgconv.spec import FeatureSpec
 
@@ -30,6 +31,7 @@ TYPES = {
     torch.float32: "*fp32",
     torch.float16: "*fp16",
     torch.bfloat16: "*bf16",
+    torch.int64: "*i64",
 }
 OPTIONS = ("num_warps", "num_stages")
 POINTS = 4096
@@ -41,6 +43,15 @@ CASES = (
     ("bfloat16", "SE(3)", "silu:6:64:3", 64, 1),
 )
 """Signal, group, net, channels, images that share the elements."""
+LISTS = (
+    (CASES[0], "csr", 4096),
+    (CASES[1], "csr", 1 << 18),
+    (CASES[2], "runs", 4096),
+    (CASES[3], "csr", 1 << 14),
+    (CASES[3], "padded", 4096),
+    (CASES[4], "padded", 4096),
+)
+"""The same cases over lists of some form, with numbers of inputs: beyond some, sums are cut."""
 
 
 class Recorder:
@@ -61,28 +72,50 @@ def recorded(nvidia: bool) -> dict:
     launches: list = []
     for module, names in (
         (point_kernels, ("moments", "gradients")),
+        (list_kernels, ("list_moments",)),
         (net_kernels, ("net_values", "net_gradients")),
     ):
         for name in names:
             setattr(module, name, Recorder(getattr(module, name), launches))
     found = {}
     for case in CASES:
-        dtype, group, net, channels, images = case
+        dtype, _, net, channels, _ = case
         launches.clear()
-        f = torch.empty(images, POINTS, channels, dtype=getattr(torch, dtype), device="meta")
-        v, u = (torch.empty(1, POINTS, groups.get(group).element_dim, device="meta") for _ in range(2))
-        spec = NetSpec.parse(net)
-        params = torch.empty(spec.num_params, device="meta")
-        weight = f.new_empty(channels, channels, spec.hidden)
-        call = (f, v, u, params, weight, None), FeatureSpec(group, "product", "all", "convolution", net), False
+        call = call_of(*case)
         grad = point_conv.forward(*call)
         point_conv.backward([False, True, True, True, False, False], grad, *call)
         if dtype == "float32" and channels == 32:
-            x = torch.empty(POINTS, spec.coord_dim, device="meta")
+            params = call[0][3]
+            x = torch.empty(POINTS, NetSpec.parse(net).coord_dim, device="meta")
             features.kernel_net_backward(features.kernel_net(x, params, net), x, params, net)
         for kernel, args, constants in launches:
             found.setdefault((case, kernel.fn.__name__), (kernel, args, constants))
+    for case, form, inputs in LISTS:
+        launches.clear()
+        tensors, *others = call_of(*case, inputs)
+        point_lists.forward(tensors, lists_of(form), *others)
+        found[(*case, form, inputs), "list_moments"] = launches[0]
     return found
+
+
+def call_of(dtype, group, net, channels, images, inputs=POINTS):
+    """Operands, without memory, and what is computed of them."""
+    f = torch.empty(images, inputs, channels, dtype=getattr(torch, dtype), device="meta")
+    v, u = (torch.empty(1, n, groups.get(group).element_dim, device="meta") for n in (inputs, POINTS))
+    spec = NetSpec.parse(net)
+    params, weight = torch.empty(spec.num_params, device="meta"), f.new_empty(channels, channels, spec.hidden)
+    return (f, v, u, params, weight, None), FeatureSpec(group, "product", "all", "convolution", net), False
+
+
+def lists_of(form):
+    """Of 32 inputs for every output."""
+    index, rowptr = (
+        torch.empty(POINTS, 32, dtype=torch.long, device="meta"),
+        torch.empty(POINTS + 1, dtype=torch.long, device="meta"),
+    )
+    if form == "padded":
+        return Lists(index[None])
+    return Lists(index.flatten(), rowptr) if form == "csr" else Lists(None, rowptr, index[:, 0])
 
 
 def compile_launch(kernel, args, constants, target):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pgconv import groups
+from pgconv.backends.reference.features import pair_coordinates
 from pgconv.spec import FeatureSpec
 
 TRANSLATIONS = ("T(1)", "T(2)", "T(3)")
@@ -25,10 +25,7 @@ def law_of(spec: FeatureSpec) -> str:
 
 def coordinates(v: Tensor, u: Tensor, spec: FeatureSpec) -> Tensor:
     """``[S,Nu,Nv,D]`` of all pairs."""
-    group = groups.get(spec.group)
-    v, u = v[:, None], u[:, :, None]
-    offset = group.relative(v, u) if spec.form == "convolution" else group.relative(u, v)
-    return group.coordinates(offset, spec.chart, spec.part)
+    return pair_coordinates(v[:, None], u[:, :, None], spec)
 
 
 @dataclass(frozen=True)

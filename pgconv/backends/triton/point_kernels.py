@@ -64,9 +64,14 @@ def pair_coordinates(
         of_v = load_fields(v, j, valid, Nv, FIELDS)
         of_u = load_fields(u, i, i < Nu, Nu, FIELDS)
         if SWAPPED:
-            return relative_coordinates(of_u, of_v, LAW)
+            coords = relative_coordinates(of_u, of_v, LAW)
         else:
-            return relative_coordinates(of_v, of_u, LAW)
+            coords = relative_coordinates(of_v, of_u, LAW)
+        # Those of no input have features, too, which have to be finite: far from the origin they would leave float16.
+        own = ()
+        for d in tl.static_range(DIM):
+            own = own + (tl.where(valid, coords[d], 0.0),)
+        return own
 
 
 @triton.jit
@@ -97,6 +102,40 @@ def load_columns(
 
 
 @triton.jit
+def place_of_program(Nu, column_blocks, splits):
+    """A program's output, block of columns, split, and set of elements. Neighbouring programs have the same inputs."""
+    at = tl.program_id(0)
+    i = at % Nu
+    at = at // Nu
+    block = at % column_blocks
+    at = at // column_blocks
+    return i, block, at % splits, (at // splits).to(tl.int64)
+
+
+@triton.jit
+def net_features(
+    coords, first, weights, biases, D: tl.constexpr, H: tl.constexpr, INPUTS: tl.constexpr, ACT: tl.constexpr,
+    FAST: tl.constexpr, PRECISION: tl.constexpr, PRODUCT: tl.constexpr, TYPE: tl.constexpr,
+):  # fmt: skip
+    """``[H, inputs]``, in float32."""
+    z, _ = phases(coords, first, weights, biases, D, H, INPUTS, ACT, FAST, PRECISION, PRODUCT, TYPE)
+    return activate(z[len(biases) - 1], ACT, FAST)
+
+
+@triton.jit
+def store_moments(
+    out, total, first_column, images, channels, out_image, HIDDEN: tl.constexpr, H: tl.constexpr, COLUMNS: tl.constexpr,
+    IMAGES: tl.constexpr,
+):  # fmt: skip
+    """Those of an output, in the first of its images."""
+    row = tl.arange(0, H)[:, None]
+    place, exists = column_places(first_column, images, channels, out_image, COLUMNS, IMAGES)
+    tl.store(
+        out + row * channels + place[None, :], total.to(out.dtype.element_ty), mask=(row < HIDDEN) & exists[None, :]
+    )
+
+
+@triton.jit
 def moments(
     signal, v, u, first, hidden, biases, out,
     Nv, Nu, sets, v_set, u_set, images, channels, signal_image, out_image, column_blocks, splits, split_inputs,
@@ -106,14 +145,9 @@ def moments(
     IMAGES: tl.constexpr,
 ):  # fmt: skip
     """``out [splits, S images, Nu, HIDDEN, channels]`` of ``signal [S images, Nv, channels]``; ``v, u [S | 1, FIELDS, N]`` or
-    coordinates ``[S, Nu, Nv, DIM]``, with the distance of their sets, and of images. Neighbouring programs have the same inputs."""
-    at = tl.program_id(0)
-    i = at % Nu
-    at = at // Nu
-    first_column = at % column_blocks * COLUMNS
-    at = at // column_blocks
-    split = at % splits
-    s = (at // splits).to(tl.int64)
+    coordinates ``[S, Nu, Nv, DIM]``, with the distance of their sets, and of images."""
+    i, block, split, s = place_of_program(Nu, column_blocks, splits)
+    first_column = block * COLUMNS
     place, exists = column_places(first_column, images, channels, signal_image, COLUMNS, IMAGES)
     signal += s * images * signal_image
     v += s * v_set
@@ -126,21 +160,16 @@ def moments(
     for begin in range(split * split_inputs, end, INPUTS):
         valid = begin + input < end
         coords = pair_coordinates(v, u, i, begin + input, valid, Nv, Nu, LAW, SWAPPED, DIM, FIELDS)
-        z, _ = phases(
+        phi = net_features(
             coords, own_first, weights, own_biases, D, H, INPUTS, ACT, FAST, PRECISION, PRODUCT, hidden.dtype.element_ty
         )
         tile = signal + tl.cast(begin, tl.int64) * channels
         own = tl.load(
             tile + (input * channels)[:, None] + place[None, :], mask=valid[:, None] & exists[None, :], other=0.0
         )
-        phi = activate(z[LAYERS - 1], ACT, FAST).to(own.dtype)
-        total = tl.dot(phi, own, total, input_precision=PRECISION)
-    row = tl.arange(0, H)[:, None]
-    place, exists = column_places(first_column, images, channels, out_image, COLUMNS, IMAGES)
+        total = tl.dot(phi.to(own.dtype), own, total, input_precision=PRECISION)
     out += (split * sets + s) * images * out_image + i.to(tl.int64) * HIDDEN * channels
-    tl.store(
-        out + row * channels + place[None, :], total.to(out.dtype.element_ty), mask=(row < HIDDEN) & exists[None, :]
-    )
+    store_moments(out, total, first_column, images, channels, out_image, HIDDEN, H, COLUMNS, IMAGES)
 
 
 @triton.jit
