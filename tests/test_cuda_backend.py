@@ -12,8 +12,10 @@ from list_checks import FORMS, draw, written
 
 import pgconv
 from pgconv import groups
+from pgconv.backends import list_features
+from pgconv.backends import point_lists as shared
 from pgconv.backends.cuda import backend as cuda
-from pgconv.backends.cuda import library, point_conv, point_features, point_list_features, point_lists
+from pgconv.backends.cuda import library, point_conv, point_features, point_lists
 from pgconv.backends.lists import Lists
 from pgconv.backends.reference.group_conv2d import group_conv2d as image_reference
 from pgconv.backends.reference.point_conv import point_conv as reference
@@ -49,7 +51,7 @@ def device(request, monkeypatch):
         cuda_why_not_gradient=machine.why_not_gradient,
         cuda_why_not_net=machine.module.why_not_net,
     )
-    for module in (point_conv, point_features, point_lists, point_list_features):
+    for module in (point_conv, point_features, point_lists):
         monkeypatch.setattr(module, "ops", lambda: native)
     return "cpu"
 
@@ -188,8 +190,8 @@ def on_lists(device, lists, tensors, spec, depthwise, bound, dtype=None):
 def test_neighbour_lists(device, monkeypatch, form, own_lists, sets, depthwise, pieces):
     tensors, spec = call(device, torch.float16, sets=sets, depthwise=depthwise)
     if pieces:
-        monkeypatch.setattr(point_lists, "MOMENTS", 300)
-        monkeypatch.setattr(point_list_features, "NUMBERS", 3000)
+        monkeypatch.setattr(shared, "MOMENTS", 300)
+        monkeypatch.setattr(list_features, "NUMBERS", 3000)
     lists = written(draw(2 if own_lists else 1, (5, 17, 0, 9, 1, 20), 21, form), form)
     on_lists(device, lists, tensors, spec, depthwise, 2e-2)
 
@@ -208,11 +210,9 @@ def test_neighbour_lists_in_float32(device, form, sets, bias):
 def test_neighbour_lists_of_a_net_without_native_features(device, monkeypatch, form):
     """Then its derivatives are plain PyTorch's."""
     tensors, spec = call(device, torch.bfloat16)
-    if device == "cpu":
-        point_list_features.ops().cuda_why_not_net = lambda net, size: "no"
-    else:
-        own = SimpleNamespace(cuda_why_not_net=lambda net, size: "no")
-        monkeypatch.setattr(point_list_features, "ops", lambda: own)
+    native = point_lists.ops()
+    own = SimpleNamespace(point_list_moments=native.point_list_moments, cuda_why_not_net=lambda net, size: "no")
+    monkeypatch.setattr(point_lists, "ops", lambda: own)
     lists = written(draw(2, (5, 17, 0, 9, 1, 20), 21), "csr")
     on_lists(device, lists, tensors, replace(spec, form=form), False, 3e-2)
 
@@ -227,6 +227,18 @@ def test_only_what_is_needed_of_neighbour_lists(device, bias):
         only = point_lists.backward([one == k for k in range(6)], grad, tensors, lists, spec, False)
         for k, (x, y) in enumerate(zip(only, every)):
             assert x is None if k != one or y is None else torch.equal(x, y)
+
+
+def test_nan_of_no_pair_is_in_no_gradient(device):
+    (f, v, u, *rest), spec = call(device, nv=5, nu=3)
+    rows = [[[0, 2], [4], []], [[1, 1], [3, 2, 1], [0]]]
+    lists, grad = written(rows, "padded"), torch.ones(2, 3, 3, dtype=f.dtype, device=device)
+    lists = Lists(*(None if x is None else x.to(device) for x in lists))
+    want = point_lists.backward([True] * 6, grad, (f, v, u, *rest), lists, spec, False)
+    f, v, u = f.clone(), v.clone(), u.clone()
+    f[0, 1], v[0, 3], u[0, 2], v[1, 4] = (torch.nan,) * 4
+    for x, y in zip(point_lists.backward([True] * 6, grad, (f, v, u, *rest), lists, spec, False), want):
+        assert torch.equal(x, y)
 
 
 def test_neighbour_lists_of_nothing(device):
@@ -363,16 +375,16 @@ def test_workspaces_of_lists_do_not_grow_with_the_pairs(monkeypatch):
         seen.append(f.shape[-3] * u.shape[1] * hidden * f.shape[-1])
         return torch.zeros(f.shape[-3], u.shape[1], hidden, f.shape[-1])
 
-    def features(needs, grad, v, u, params, spec):
+    def net_gradients(grad, coords, params, net):
         pairs.append(grad.shape[0] * grad.shape[1])
-        return torch.zeros_like(u), torch.zeros_like(params)
+        return torch.zeros_like(coords), torch.zeros_like(params)
 
     native = SimpleNamespace(point_list_moments=moments)
     monkeypatch.setattr(point_lists, "ops", lambda: native)
-    monkeypatch.setattr(point_list_features, "_vjp", features)
+    monkeypatch.setattr(point_lists, "KERNELS", point_lists.KERNELS._replace(net_gradients=net_gradients))
     for limit in (1 << 17, 1 << 15):  # some examples, some outputs of one
-        monkeypatch.setattr(point_lists, "MOMENTS", limit)
-        monkeypatch.setattr(point_list_features, "NUMBERS", 20 * limit)
+        monkeypatch.setattr(shared, "MOMENTS", limit)
+        monkeypatch.setattr(list_features, "NUMBERS", 20 * limit)
         seen.clear(), pairs.clear()
         point_lists.forward(tensors, lists, spec, False)
         assert sum(seen) == 2 * 1000 * 8 * (7 + 1) and max(seen) <= limit

@@ -17,7 +17,7 @@ if importlib.util.find_spec("triton") is None:
 import fcntl
 
 import triton
-from triton_ahead import CASES, TARGETS, Image, Points
+from triton_ahead import CASES, TARGETS, Image, Listed, Points
 
 VERSION = ".".join(triton.__version__.split(".")[:2])
 KNOWN = VERSION == "3.6"
@@ -25,11 +25,14 @@ KNOWN = VERSION == "3.6"
 # Bytes of stack, stores and loads. 3.5 spills 44 registers of one kernel.
 SPILLS = {"3.5": 3 * 4 * 44, "3.6": 0}.get(VERSION, 256)
 ROOT = Path(__file__).resolve().parent.parent
-IMAGES, POINTS = ([name for name, case in CASES.items() if isinstance(case, kind)] for kind in (Image, Points))
+IMAGES, POINTS, LISTS = (
+    [name for name, case in CASES.items() if isinstance(case, kind)] for kind in (Image, Points, Listed)
+)
 OF_IMAGES = ("chain", "direct", "head_gradient", "feature_gradient")
 KERNELS = [(case, kernel) for case in IMAGES for kernel in OF_IMAGES]
 KERNELS += [(case, kernel) for case in POINTS for kernel in ("moments", "gradients")]
 KERNELS += [(case, kernel) for case in POINTS if CASES[case].alone for kernel in ("net_values", "net_gradients")]
+KERNELS += [(case, "list_moments") for case in LISTS]
 NVIDIA = [name for name in TARGETS if name.startswith("sm")]
 
 
@@ -90,10 +93,10 @@ def test_moments_go_through_shared_memory_once(rows, target, case, ways):
 
 
 @pytest.mark.parametrize("target", NVIDIA)
-@pytest.mark.parametrize(("case", "kernel"), [x for x in KERNELS if x[0] in POINTS])
+@pytest.mark.parametrize(("case", "kernel"), [x for x in KERNELS if x[0] in POINTS + LISTS])
 def test_sines_are_instructions_or_polynomials(rows, target, case, kernel):
     """No kernel has the library's sine, with its table for large arguments; in 16 bits the instruction computes it."""
     assert rows(target)["probe", "slow_sine"]["slow_sines"] > 0
-    row, described = rows(target)[case, kernel], CASES[case]
+    row, described = rows(target)[case, kernel], getattr(CASES[case], "points", CASES[case])
     assert row["slow_sines"] == 0, row
     assert (row["sines"] > 0) == (described.net.startswith("sin") and described.dtype != "float32"), row

@@ -20,6 +20,7 @@ if importlib.util.find_spec("triton") is None:
     pytest.skip("no Triton", allow_module_level=True)
 
 from pgconv.backends.triton import features, pairs, point_conv
+from pgconv.backends.triton.pairs import GIVEN, Law, law_of
 
 DTYPES = pytest.mark.parametrize(
     "dtype",
@@ -79,6 +80,11 @@ def check(device, *args, factors=(1,) * 6, **changes):
     """Values and all gradients of a call within the bounds of their type. ``factors`` are those of the operands."""
     operands, spec, depthwise = call(*args, **changes)
     tensors = [None if x is None else factor * x for factor, x in zip(factors, operands)]
+    check_operands(device, tensors, spec, depthwise)
+
+
+def check_operands(device, tensors, spec, depthwise):
+    """The same of operands."""
     f, _, u, _, weight, _ = tensors
     grad = random((f.shape[0], u.shape[1], weight.shape[0]), f.dtype, 6)
     found = computed(device, tensors, spec, depthwise, grad)
@@ -129,24 +135,35 @@ def test_gradients_of_nets_in_several_tiles(run):
 @pytest.mark.parametrize(
     ("name", "chart", "part", "form", "dtype", "law"),
     [
-        ("SE(2)", "product", "all", "convolution", torch.float32, "motions"),
-        ("SE(2)", "product", "all", "correlation", torch.float16, "motions"),
-        ("SE(2)", "embed", "all", "convolution", torch.bfloat16, "embedded motions"),
-        ("SE(2)", "embed", "all", "correlation", torch.float32, "embedded motions"),
-        ("SE(2)", "lie", "all", "correlation", torch.float32, "given"),
-        ("SE(2)", "product", "translation", "convolution", torch.float16, "given"),
-        ("T(1)", "product", "all", "correlation", torch.float32, "translations"),
-        ("T(2)", "lie", "translation", "convolution", torch.float16, "translations"),
-        ("T(2)", "release", "all", "convolution", torch.float32, "given"),
-        ("T(3)", "product", "all", "convolution", torch.float32, "translations"),
-        ("SE(3)", "embed", "all", "convolution", torch.float32, "given"),
-        ("SE(3)", "product", "all", "correlation", torch.bfloat16, "given"),
-        ("SO(2)/1", "product", "all", "convolution", torch.float32, "given"),
-        ("SO(2)/1", "product", "all", "correlation", torch.float16, "given"),
+        ("SE(2)", "product", "all", "convolution", torch.float32, Law(2, rotation=1)),
+        ("SE(2)", "product", "all", "correlation", torch.float16, Law(2, rotation=1)),
+        ("SE(2)", "embed", "all", "convolution", torch.bfloat16, Law(2, rotation=1, embedded=1)),
+        ("SE(2)", "embed", "all", "correlation", torch.float32, Law(2, rotation=1, embedded=1)),
+        ("SE(2)", "lie", "all", "correlation", torch.float32, GIVEN),
+        ("SE(2)", "product", "translation", "convolution", torch.float16, Law(2, rotation=1, own=0)),
+        ("SE(2)", "embed", "stabilizer", "correlation", torch.float32, Law(0, rotation=1, embedded=1)),
+        ("E(2)", "product", "all", "convolution", torch.float32, Law(2, rotation=1, mirror=1)),
+        ("E(2)", "embed", "all", "correlation", torch.float32, Law(2, rotation=1, mirror=1, embedded=1)),
+        ("E(2)", "product", "translation", "correlation", torch.float32, Law(2, rotation=1, mirror=1, own=0)),
+        ("E(2)", "product", "stabilizer", "convolution", torch.float16, Law(0, rotation=1, mirror=1)),
+        ("M(2)", "lie", "all", "convolution", torch.float32, Law(2, mirror=1)),
+        ("Sim(2)", "product", "all", "correlation", torch.float32, Law(2, rotation=1, scale=1)),
+        ("Sim(2)", "embed", "all", "convolution", torch.float32, Law(2, rotation=1, scale=1, embedded=1)),
+        ("SO(2)", "product", "all", "convolution", torch.float32, Law(0, rotation=1)),
+        ("O(2)", "embed", "all", "correlation", torch.float32, Law(0, rotation=1, mirror=1, embedded=1)),
+        ("R+xSO(2)", "product", "all", "convolution", torch.bfloat16, Law(0, rotation=1, scale=1)),
+        ("T(1)", "product", "all", "correlation", torch.float32, Law(1)),
+        ("T(2)", "lie", "translation", "convolution", torch.float16, Law(2, own=0)),
+        ("T(2)", "release", "all", "convolution", torch.float32, GIVEN),
+        ("T(3)", "product", "all", "convolution", torch.float32, Law(3)),
+        ("SE(3)", "embed", "all", "convolution", torch.float32, GIVEN),
+        ("SE(3)", "product", "all", "correlation", torch.bfloat16, GIVEN),
+        ("SO(2)/1", "product", "all", "convolution", torch.float32, GIVEN),
+        ("SO(2)/1", "product", "all", "correlation", torch.float16, GIVEN),
     ],
 )
 def test_laws_charts_and_forms(run, name, chart, part, form, dtype, law):
-    assert pairs.law_of(FeatureSpec(name, chart, part, form, "any")) == law
+    assert law_of(name, chart, part) == law
     run(check, name, chart, form, part=part, dtype=dtype)
 
 
@@ -253,6 +270,19 @@ def test_large_phases_keep_their_accuracy(run):
     run(check, "T(2)", activation="sin", hidden=16, dtype=torch.float16, factors=(1, 3, 3, 1, 1, 1))
 
 
+def far(device, name):
+    (f, v, u, *rest), spec, _ = call(name, activation="relu", dtype=torch.float16, batch=1)
+    for x in (v, u):
+        x[..., :2] = 1e6 + 4 * torch.round(4 * x[..., :2])
+    check_operands(device, (f, v, u, *rest), spec, False)
+
+
+@pytest.mark.parametrize("name", ["T(2)", "SE(2)"])
+def test_points_far_from_the_origin(run, name):
+    """Behind the last input there are features, too, which must be finite: those of the origin would be beyond float16."""
+    run(far, name)
+
+
 def test_gradients_far_from_one_keep_their_accuracy(run):
     """In float16 they would be lost, were they not brought into its range."""
     run(check, "T(2)", dtype=torch.bfloat16, factors=(1e-6, 1, 1, 1, 1e-6, 1))
@@ -288,7 +318,7 @@ def facts(dtypes=("float16", "float32", "float32", "float32", "float16"), net="s
         ({"dtypes": ("float32",) * 5}, None),
         ({"dtypes": ("float64",) * 5}, "float16, bfloat16"),
         ({"dtypes": ("float16",) * 5}, "float32"),
-        ({"lists": 1}, "neighbour lists"),
+        ({"lists": 1}, None),
         ({"inputs": 20000}, "bfloat16 has it"),
         ({"net": "sin:3:65:3"}, "too wide"),
         ({"net": "sin:3:32:6"}, "too deep"),

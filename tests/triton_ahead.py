@@ -23,7 +23,8 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
 from pgconv import groups
-from pgconv.backends.triton import features, group_conv2d, launch, point_conv, runtime
+from pgconv.backends.lists import Lists
+from pgconv.backends.triton import features, group_conv2d, launch, point_conv, point_lists, runtime
 from pgconv.kernel_nets.packing import NetSpec
 from pgconv.spec import ConvGeometry, FeatureSpec
 
@@ -85,22 +86,51 @@ class Points(NamedTuple):
     channels: int
     images: int = 1
     alone: bool = False
+    chart: str = "product"
     count: int = 4096
+
+    def operands(self, inputs: int) -> tuple:
+        """Without memory, and what is computed of them."""
+        f = torch.empty(self.images, inputs, self.channels, dtype=getattr(torch, self.dtype), device="meta")
+        v, u = (torch.empty(1, n, groups.get(self.group).element_dim, device="meta") for n in (inputs, self.count))
+        net = NetSpec.parse(self.net)
+        params, weight = (
+            torch.empty(net.num_params, device="meta"),
+            f.new_empty(self.channels, self.channels, net.hidden),
+        )
+        spec = FeatureSpec(self.group, self.chart, "all", "convolution", self.net)
+        return (f, v, u, params, weight, None), spec, False
 
     def call(self) -> None:
         """Forward, and gradients of elements and net."""
-        f = torch.empty(self.images, self.count, self.channels, dtype=getattr(torch, self.dtype), device="meta")
-        v = torch.empty(1, self.count, groups.get(self.group).element_dim, device="meta")
-        net = NetSpec.parse(self.net)
-        params = torch.empty(net.num_params, device="meta")
-        weight = f.new_empty(self.channels, self.channels, net.hidden)
-        spec = FeatureSpec(self.group, "product", "all", "convolution", self.net)
-        call = (f, v, torch.empty_like(v), params, weight, None), spec, False
+        call = self.operands(self.count)
         grad = point_conv.forward(*call)
         point_conv.backward([False, True, True, True, False, False], grad, *call)
         if self.alone:
-            x = torch.empty(self.count, net.coord_dim, device="meta")
+            params = call[0][3]
+            x = torch.empty(self.count, NetSpec.parse(self.net).coord_dim, device="meta")
             features.kernel_net_backward(features.kernel_net(x, params, self.net), x, params, self.net)
+
+
+class Listed(NamedTuple):
+    """A point convolution over lists, of 32 inputs for every output. With many inputs sums are cut."""
+
+    points: Points
+    form: str
+    inputs: int
+
+    def call(self) -> None:
+        """Forward; gradients are those of other calls."""
+        shape = self.points.count, 32
+        index = torch.empty(shape, dtype=torch.long, device="meta")
+        rowptr = torch.empty(self.points.count + 1, dtype=torch.long, device="meta")
+        forms = {
+            "padded": Lists(index[None]),
+            "csr": Lists(index.flatten(), rowptr),
+            "runs": Lists(None, rowptr, index[:, 0]),
+        }
+        operands, *others = self.points.operands(self.inputs)
+        point_lists.forward(operands, forms[self.form], *others)
 
 
 @triton.jit
@@ -117,7 +147,11 @@ class Probe(NamedTuple):
         slow_sine[(1,)](torch.empty(1, device="meta"))
 
 
-CASES: dict[str, Image | Points | Probe] = {
+PLANAR, WIDE = Points("bfloat16", "SE(2)", "sin:3:32:3", 32), Points("bfloat16", "SE(2)", "sin:3:32:3", 64)
+HALVES = Points("float16", "SE(2)", "sin:3:32:3", 64)
+SPATIAL = Points("float32", "T(3)", "sin:3:32:3", 32, images=2, alone=True)
+RIGID = Points("bfloat16", "SE(3)", "silu:6:64:3", 64)
+CASES: dict[str, Image | Points | Listed | Probe] = {
     "gcnn": Image("bfloat16", 128, 128, 128, 8, 8, 8, 3, 32),
     "ckresnet": Image("bfloat16", 64, 32, 32, 8, 8, 32, 7, 28),
     "odd": Image("float16", 64, 33, 70, 3, 5, 9, 3, 27),
@@ -125,11 +159,20 @@ CASES: dict[str, Image | Points | Probe] = {
     "gcnn_float32": Image("float32", 128, 128, 128, 8, 8, 8, 3, 32, tf32=False),
     # More than 2^31 numbers.
     "large": Image("bfloat16", 2048, 128, 128, 8, 8, 8, 3, 32),
-    "planar": Points("bfloat16", "SE(2)", "sin:3:32:3", 32),
-    "planar_wide": Points("bfloat16", "SE(2)", "sin:3:32:3", 64),
-    "planar_float16": Points("float16", "SE(2)", "sin:3:32:3", 64),
-    "spatial_float32": Points("float32", "T(3)", "sin:3:32:3", 32, images=2, alone=True),
-    "rigid": Points("bfloat16", "SE(3)", "silu:6:64:3", 64),
+    "planar": PLANAR,
+    "planar_wide": WIDE,
+    "planar_float16": HALVES,
+    "spatial_float32": SPATIAL,
+    "rigid": RIGID,
+    # The laws with most fields.
+    "mirrored": Points("bfloat16", "E(2)", "sin:5:32:3", 64, chart="embed"),
+    "scaled": Points("float32", "Sim(2)", "silu:4:32:3", 32),
+    "listed": Listed(PLANAR, "csr", 4096),
+    "listed_far": Listed(WIDE, "csr", 1 << 18),
+    "listed_runs": Listed(HALVES, "runs", 4096),
+    "listed_float32_far": Listed(SPATIAL, "csr", 1 << 14),
+    "listed_float32": Listed(SPATIAL, "padded", 4096),
+    "listed_rigid": Listed(RIGID, "padded", 4096),
     "probe": Probe(),
 }
 

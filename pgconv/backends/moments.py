@@ -12,13 +12,26 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pgconv.spec import FeatureSpec
+from pgconv.spec import Facts, FeatureSpec
 
 Parts = Iterable[tuple[Any, Tensor]]
 """Which examples and outputs, and their moments ``[examples,rows,H,C]`` in the signal's dtype."""
 
 Moments = Callable[[Tensor, Tensor, Tensor, Tensor, FeatureSpec], Iterable[tuple[slice, Tensor]]]
 """Of f, v, u, params and spec: rows and their moments ``[B,rows,H,C]``."""
+
+
+MOST_INPUTS = {"float16": 1 << 14}
+"""Sums over more inputs, and the factor that makes them means, leave the range of the type."""
+
+
+def why_not_inputs(facts: Facts) -> str | None:
+    """The reason why a call sums over too many inputs, or None."""
+    signal, outputs = facts.dtypes[0], max(1, facts.size("B") * facts.size("Nu"))
+    inputs = -(-facts.size("pairs") // outputs)  # of an output; all, where nothing is known of the lists
+    if inputs > MOST_INPUTS.get(signal, inputs):
+        return f"sums over {inputs} inputs leave the range of {signal}; bfloat16 has it"
+    return None
 
 
 def weighed(parts: Parts, out: Tensor, weight: Tensor, depthwise: bool) -> Tensor:

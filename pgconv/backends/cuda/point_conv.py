@@ -38,8 +38,6 @@ BLOCK_INPUTS, MOST_FIELDS = 128, 20
 """and of the gradients' kernel: inputs of a block, fields of an element (csrc/cuda/point_gradient.cuh, params.h)."""
 COLUMNS = 96, 64, 48, 32, 16, 8
 """Numbers of columns to try, where the kernel does not take all."""
-MOST_INPUTS = {"float16": 1 << 14}
-"""Sums over more inputs, and the factor that makes them means, leave the range of the type."""
 
 
 def why_not(facts: Facts) -> str | None:
@@ -50,11 +48,7 @@ def why_not(facts: Facts) -> str | None:
             f"the kernel takes signal and head in one of {', '.join(SIGNALS)}, elements and net in float32, "
             f"received {', '.join(facts.dtypes)}"
         )
-    outputs = max(1, facts.size("B") * facts.size("Nu"))
-    inputs = -(-facts.size("pairs") // outputs)  # of an output; all, where nothing is known of the lists
-    if inputs > MOST_INPUTS.get(signal, inputs):
-        return f"sums over {inputs} inputs leave the range of {signal}; bfloat16 has it"
-    return ops().cuda_why_not_moments(facts.features.net) or None
+    return moments.why_not_inputs(facts) or ops().cuda_why_not_moments(facts.features.net) or None
 
 
 def forward(operands: Operands, spec: FeatureSpec, depthwise: bool) -> Tensor:

@@ -1,11 +1,8 @@
 """The point convolution over neighbour lists on a GPU: moments by our own kernel, the head by the vendor's matrix product.
 
-    ``M[b,i,h,c] = sum_{j in N(i)} phi_h(v_j^-1 u_i) f[b,j,c]``
-    ``out[b,i,o] = sum_{c,h} W[o,c,h] M[b,i,h,c] + sum_c bias[o,c] sum_{j in N(i)} f[b,j,c]``
-
-As in ``point_conv`` beside this file, whose number formats are these, too. Gradients of signal and head come from the moments of
-the adjoint problem, over the transposed lists. Sums of listed signals are moments of a feature that is 1 everywhere. Nothing is
-stored for pairs but the lists.
+As in ``point_conv`` beside this file, whose number formats are these, too; what is made of the moments is in
+``pgconv.backends.point_lists``. Sums of listed signals are moments of a feature that is 1 everywhere. Nothing is stored for pairs
+but the lists.
 """
 
 from __future__ import annotations
@@ -16,62 +13,30 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from pgconv.backends import moments
+from pgconv.backends import native_features, point_lists
 from pgconv.backends.cpp.library import ops
-from pgconv.backends.cuda import point_list_features
 from pgconv.backends.cuda.layout import aligned, float16_parts, whole_granules
 from pgconv.backends.lists import Lists
+from pgconv.backends.point_lists import Operands, Part, lists_of, of_examples, parts
+from pgconv.backends.reference.vjp import vjp
+from pgconv.kernel_nets import packing
 from pgconv.spec import FeatureSpec
-
-Operands = Sequence[Tensor | None]
-"""f, v, u, params, weight, bias."""
-
-MOMENTS = 1 << 24
-"""Numbers in the moments of the outputs taken together, unless one has more: 64 MB."""
 
 
 def forward(operands: Operands, lists: Lists, spec: FeatureSpec, depthwise: bool) -> Tensor:
     """``[B,Nu,O]`` in the signal's dtype."""
-    f, v, u, params, weight, bias = operands
-    out = f.new_empty(f.shape[0], u.shape[1], weight.shape[0])
-    moments.weighed(_moments(f, v, u, params, lists, spec), out, weight, depthwise)
-    if bias is not None:
-        sums = _sums(f, v, u, lists, spec).to(f.dtype)
-        out += sums * bias if depthwise else sums @ bias.t()
-    return out
+    return point_lists.forward(operands, lists, spec, depthwise, KERNELS)
 
 
 def backward(
     needs: Sequence[bool], grad: Tensor, operands: Operands, lists: Lists, spec: FeatureSpec, depthwise: bool
 ) -> list[Tensor | None]:
     """Gradients of the operands (None where not needed)."""
-    f, v, u, params, weight, bias = operands
-    grad = grad.to(f.dtype)
-    # The problem with inputs and outputs, and their signals, in each other's place.
-    transposed = lists.transposed(u.shape[1], f.shape[1]) if needs[0] or needs[1] or needs[4] else None
-    adjoint = spec.adjoint
-    turned = weight if depthwise else weight.transpose(0, 1)
-    found: list[Tensor | None] = [None] * len(operands)
-    if needs[0] or needs[4]:
-        parts = _moments(grad, u, v, params, transposed, adjoint)
-        found[0], found[4] = moments.signal_and_head(needs[0], needs[4], parts, f, weight, depthwise)
-    if bias is not None and needs[0]:
-        sums = _sums(grad, u, v, transposed, adjoint).to(f.dtype)
-        found[0] += sums * bias if depthwise else sums @ bias
-    if bias is not None and needs[5]:
-        sums = _sums(f, v, u, lists, spec)
-        found[5] = (sums * grad).sum((0, 1)) if depthwise else grad.flatten(0, 1).t().float() @ sums.flatten(0, 1)
-    if needs[1]:
-        call = (grad, u, v, params, turned, f), transposed, adjoint, depthwise
-        found[1], _ = point_list_features.gradients((True, False), *call)
-    if needs[2] or needs[3]:
-        call = (f, v, u, params, weight, grad), lists, spec, depthwise
-        found[2], found[3] = point_list_features.gradients((needs[2], needs[3]), *call)
-    return [x.to(own.dtype) if need and x is not None else None for x, own, need in zip(found, operands, needs)]
+    return point_lists.backward(needs, grad, operands, lists, spec, depthwise, KERNELS)
 
 
 def _sums(f: Tensor, v: Tensor, u: Tensor, lists: Lists, spec: FeatureSpec) -> Tensor:
-    """``sum_{j in N(i)} f[b,j,c]`` in float32, ``[B,Nu,C]``: moments of ``relu(0 x + 1)``."""
+    """Moments of ``relu(0 x + 1)``."""
     coords = int(spec.net.split(":")[1])
     params = torch.cat([torch.zeros(coords, device=f.device), torch.ones(1, device=f.device)])
     out = torch.empty(f.shape[0], u.shape[1], f.shape[2], device=f.device)
@@ -80,14 +45,10 @@ def _sums(f: Tensor, v: Tensor, u: Tensor, lists: Lists, spec: FeatureSpec) -> T
     return out
 
 
-Part = tuple[slice, slice]
-"""Examples, and outputs of each."""
-
-
 def _moments(
     f: Tensor, v: Tensor, u: Tensor, params: Tensor, lists: Lists, spec: FeatureSpec
 ) -> Iterator[tuple[Part, Tensor]]:
-    """Moments ``[examples,rows,H,C]`` of some outputs at a time, in the signal's dtype."""
+    """In the signal's dtype."""
     return ((part, found.to(f.dtype)) for part, found in _numbers(f, v, u, params, lists, spec))
 
 
@@ -100,44 +61,25 @@ def _numbers(
     if f.dtype == torch.float32:
         signal, factor = float16_parts(signal)
         factor = factor[..., :channels]
-    for part in _parts(f.shape[0], nu, int(spec.net.split(":")[2]) * signal.shape[-1], lists):
+    for part in parts(f.shape[0], nu, int(spec.net.split(":")[2]) * signal.shape[-1], lists):
         examples, rows = part
         own = aligned(signal[..., examples, :, :])
-        call = own, _of(v, examples).contiguous(), _of(u, examples)[:, rows].contiguous(), params.contiguous()
-        found = ops().point_list_moments(*call, *_lists_of(lists, part, nu), *_text(spec))[..., :channels]
+        elements = of_examples(v, examples).contiguous(), of_examples(u, examples)[:, rows].contiguous()
+        call = own, *elements, params.contiguous(), *lists_of(lists, part, nu), *_text(spec)
+        found = ops().point_list_moments(*call)[..., :channels]
         yield part, found if factor is None else found * factor[examples]
 
 
-def _parts(batch: int, nu: int, numbers: int, lists: Lists) -> Iterator[Part]:
-    """Outputs with so many numbers each, so that what the lists of a part say is a view of theirs: outputs of all examples where
-    these share their lists, else several examples, or some outputs of one."""
-    if lists.shared(nu):
-        group, step = batch, MOMENTS // max(1, batch * numbers)
-    else:
-        group = MOMENTS // max(1, nu * numbers)
-        step = nu if group > 1 else MOMENTS // max(1, numbers)
-    group, step = max(1, group), max(1, step)
-    for example in range(0, batch, group):
-        for row in range(0, nu, step):
-            yield slice(example, min(example + group, batch)), slice(row, min(row + step, nu))
-
-
-def _lists_of(lists: Lists, part: Part, nu: int) -> Lists:
-    examples, rows = part
-    if lists.rowptr is None:
-        return Lists(_of(lists.index, examples)[:, rows].contiguous())
-    begin, end = rows.start, rows.stop
-    if not lists.shared(nu):
-        begin, end = examples.start * nu + begin, (examples.stop - 1) * nu + end
-    own = None if lists.first is None else lists.first[begin:end].contiguous()
-    index = None if lists.index is None else lists.index.contiguous()
-    return Lists(index, lists.rowptr[begin : end + 1].contiguous(), own)
-
-
-def _of(x: Tensor, examples: slice) -> Tensor:
-    """What belongs to these examples of what may be shared by all."""
-    return x if x.shape[0] == 1 else x[examples]
+def _net_gradients(grad: Tensor, coords: Tensor, params: Tensor, net: str) -> tuple[Tensor, Tensor]:
+    """Of coordinates and params, by the native kernel where it takes the net."""
+    if not ops().cuda_why_not_net(net, 4):
+        return native_features.kernel_net_backward(grad, coords, params, net)
+    found = vjp(lambda *x: packing.features(net, x[1], x[0]), (coords, params), grad, (True, True))
+    return found[0], found[1]
 
 
 def _text(spec: FeatureSpec) -> tuple[str, str, str, str, str]:
     return spec.group, spec.chart, spec.part, spec.form, spec.net
+
+
+KERNELS = point_lists.Kernels(_moments, _sums, _net_gradients)

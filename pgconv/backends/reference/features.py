@@ -15,9 +15,14 @@ from pgconv.spec import FeatureSpec
 
 def pair_features(v: torch.Tensor, u: torch.Tensor, params: torch.Tensor, spec: FeatureSpec) -> torch.Tensor:
     """Features of paired elements: ``v, u [..., e]`` broadcast against each other, result ``[..., H]``."""
+    return packing.features(spec.net, params, pair_coordinates(v, u, spec))
+
+
+def pair_coordinates(v: torch.Tensor, u: torch.Tensor, spec: FeatureSpec) -> torch.Tensor:
+    """Their coordinates ``[..., D]``."""
     group = groups.get(spec.group)
     offset = group.relative(v, u) if spec.form == "convolution" else group.relative(u, v)
-    return packing.features(spec.net, params, group.coordinates(offset, spec.chart, spec.part))
+    return group.coordinates(offset, spec.chart, spec.part)
 
 
 def relative_features(v: torch.Tensor, u: torch.Tensor, params: torch.Tensor, spec: FeatureSpec) -> torch.Tensor:

@@ -7,7 +7,8 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from pgconv.backends.base import Choice, Tuned, raw_functions
-from pgconv.backends.triton import features, group_conv2d, point_conv, runtime, tuning
+from pgconv.backends.lists import Lists
+from pgconv.backends.triton import features, group_conv2d, point_conv, point_lists, runtime, tuning
 from pgconv.spec import Facts
 
 _ORDERS: dict[str, tuple[str, ...]] = {
@@ -65,11 +66,17 @@ def _group_conv2d_backward(order: str, needs, grad, f, phi, weight, geometry):
 
 
 def _point_conv(order: str, f, v, u, params, weight, bias, index, rowptr, first, spec, depthwise):
-    return point_conv.forward((f, v, u, params, weight, bias), spec, depthwise)
+    operands, lists = (f, v, u, params, weight, bias), Lists(index, rowptr, first)
+    if lists.dense:
+        return point_conv.forward(operands, spec, depthwise)
+    return point_lists.forward(operands, lists, spec, depthwise)
 
 
 def _point_conv_backward(order, needs, grad, f, v, u, params, weight, bias, index, rowptr, first, spec, depthwise):
-    return point_conv.backward(needs, grad, (f, v, u, params, weight, bias), spec, depthwise)
+    operands, lists = (f, v, u, params, weight, bias), Lists(index, rowptr, first)
+    if lists.dense:
+        return point_conv.backward(needs, grad, operands, spec, depthwise)
+    return point_lists.backward(needs, grad, operands, lists, spec, depthwise)
 
 
 _FUNCTIONS = features.FUNCTIONS | raw_functions(globals(), ("group_conv2d", "point_conv"))

@@ -33,8 +33,6 @@ Operands = Sequence[Tensor | None]
 """f, v, u, params, weight, bias."""
 
 SIGNALS = ("float32", "float16", "bfloat16")
-MOST_INPUTS = {"float16": 1 << 14}
-"""Sums over more inputs, and the factor that makes them means, leave the range of the type."""
 NUMBERS = 1 << 24
 """In the moments or coordinates of the outputs taken together, unless one has more: 64 MB."""
 PROGRAMS, LEAST_INPUTS, MOST_TERMS = 2048, 256, 8192
@@ -61,11 +59,7 @@ def why_not(facts: Facts) -> str | None:
             f"the Triton kernels take signal and head in one of {', '.join(SIGNALS)}, elements and net in float32, "
             f"received {', '.join(facts.dtypes)}"
         )
-    if facts.size("lists"):
-        return "the Triton kernels sum over all inputs, not over neighbour lists"
-    if facts.size("Nv") > MOST_INPUTS.get(signal, facts.size("Nv")):
-        return f"sums over {facts.size('Nv')} inputs leave the range of {signal}; bfloat16 has it"
-    return padded_net.why_not(facts.features.net)
+    return moments.why_not_inputs(facts) or padded_net.why_not(facts.features.net)
 
 
 def forward(operands: Operands, spec: FeatureSpec, depthwise: bool) -> Tensor:
@@ -204,7 +198,7 @@ def _call(kernel: str, f: Tensor, images: int, nu: int, pairs: Pairs, spec: Feat
     """What a kernel's speed depends on; numbers of points up to a factor of two."""
     batch, nv, channels = f.shape
     sizes = images, channels, nv.bit_length(), nu.bit_length(), (batch // max(1, images)).bit_length()
-    return kernel, str(f.dtype), pairs.law, spec.net, *sizes
+    return kernel, str(f.dtype), *pairs.law, spec.net, *sizes
 
 
 def _constants(f: Tensor, net: PaddedNet, pairs: Pairs, spec: FeatureSpec, tile, images: int, rows: int) -> dict:

@@ -4,8 +4,8 @@ A program of the moments owns an output and walks over the inputs; features lie 
 the signal as they are. A program of the gradients owns some inputs and walks over the outputs, with the parameters'
 sums in registers. Columns of the signal are (image, channel): images that share their elements share the features.
 
-Coordinates of pairs are computed here for translations and for motions of the plane, from fields of the elements, and read for
-every other group.
+Coordinates of pairs are computed here for translations, and translations of the plane with rotations, mirror and scale, from fields
+of the elements; for every other group they are read.
 """
 
 import triton
@@ -36,37 +36,65 @@ def load_fields(elements, number, valid, stride, COUNT: tl.constexpr):
 
 @triton.jit
 def relative_coordinates(a, b, LAW: tl.constexpr):
-    """Of ``a^-1 b``, as a tuple: see the groups SE(2) and T(d). Fields of motions are x, y, the angle, its cosine and sine."""
-    if LAW == "translations":
-        coords = ()
-        for k in tl.static_range(len(a)):
-            coords = coords + (b[k] - a[k],)
-        return coords
-    else:
-        dx, dy = b[0] - a[0], b[1] - a[1]
-        x, y = a[3] * dx + a[4] * dy, a[3] * dy - a[4] * dx
-        if LAW == "motions":
-            turn = b[2] - a[2]
-            turn = turn - 6.283185307179586 * tl.ceil((turn - 3.1416026535897933) * 0.15915494309189535)
-            return x, y, turn * 0.3183098861837907
-        else:  # embedded motions
-            return x, y, a[3] * b[3] + a[4] * b[4], a[3] * b[4] - a[4] * b[3]
+    """Of ``a^-1 b``, as a tuple: see ``pairs.Law`` for the fields, and the groups for the coordinates."""
+    SPACE: tl.constexpr = LAW[0]
+    ROTATION: tl.constexpr = LAW[1]
+    MIRROR: tl.constexpr = LAW[2]
+    SCALE: tl.constexpr = LAW[3]
+    # Where the fields of the mirror and the scale begin; those of the angle follow the translation.
+    M: tl.constexpr = SPACE + 3 * ROTATION
+    S: tl.constexpr = M + MIRROR
+    coords = ()
+    for k in tl.static_range(SPACE):
+        coords = coords + (b[k] - a[k],)
+    if SPACE == 2:
+        x, y = coords[0], coords[1]
+        if ROTATION:
+            x, y = a[SPACE + 1] * x + a[SPACE + 2] * y, a[SPACE + 1] * y - a[SPACE + 2] * x
+        if MIRROR:
+            y = a[M] * y
+        if SCALE:
+            x, y = a[S + 1] * x, a[S + 1] * y
+        coords = (x, y)
+    if LAW[5]:
+        if ROTATION:
+            if LAW[4]:
+                turned = a[SPACE + 1] * b[SPACE + 2] - a[SPACE + 2] * b[SPACE + 1]
+                if MIRROR:
+                    turned = a[M] * turned
+                coords = coords + (a[SPACE + 1] * b[SPACE + 1] + a[SPACE + 2] * b[SPACE + 2], turned)
+            else:
+                turn = b[SPACE] - a[SPACE]
+                if MIRROR:
+                    turn = a[M] * turn
+                turn = turn - 6.283185307179586 * tl.ceil((turn - 3.1416026535897933) * 0.15915494309189535)
+                coords = coords + (turn * 0.3183098861837907,)
+        if MIRROR:
+            coords = coords + (a[M] * b[M],)
+        if SCALE:
+            coords = coords + (b[S] - a[S],)
+    return coords
 
 
 @triton.jit
 def pair_coordinates(
     v, u, i, j, valid, Nv, Nu, LAW: tl.constexpr, SWAPPED: tl.constexpr, DIM: tl.constexpr, FIELDS: tl.constexpr
 ):  # fmt: skip
-    """Of output i with inputs j. Under the law "given" ``v`` points at the coordinates ``[Nu, Nv, DIM]``."""
-    if LAW == "given":
+    """Of output i with inputs j. Where they are given ``v`` points at the coordinates ``[Nu, Nv, DIM]``."""
+    if LAW[0] < 0:
         return load_coordinates(v + tl.cast(i, tl.int64) * Nv * DIM, j, valid, DIM)
     else:
         of_v = load_fields(v, j, valid, Nv, FIELDS)
         of_u = load_fields(u, i, i < Nu, Nu, FIELDS)
         if SWAPPED:
-            return relative_coordinates(of_u, of_v, LAW)
+            coords = relative_coordinates(of_u, of_v, LAW)
         else:
-            return relative_coordinates(of_v, of_u, LAW)
+            coords = relative_coordinates(of_v, of_u, LAW)
+        # Those of no input have features, too, which have to be finite: far from the origin they would leave float16.
+        own = ()
+        for d in tl.static_range(DIM):
+            own = own + (tl.where(valid, coords[d], 0.0),)
+        return own
 
 
 @triton.jit
@@ -97,6 +125,40 @@ def load_columns(
 
 
 @triton.jit
+def place_of_program(Nu, column_blocks, splits):
+    """A program's output, block of columns, split, and set of elements. Neighbouring programs have the same inputs."""
+    at = tl.program_id(0)
+    i = at % Nu
+    at = at // Nu
+    block = at % column_blocks
+    at = at // column_blocks
+    return i, block, at % splits, (at // splits).to(tl.int64)
+
+
+@triton.jit
+def net_features(
+    coords, first, weights, biases, D: tl.constexpr, H: tl.constexpr, INPUTS: tl.constexpr, ACT: tl.constexpr,
+    FAST: tl.constexpr, PRECISION: tl.constexpr, PRODUCT: tl.constexpr, TYPE: tl.constexpr,
+):  # fmt: skip
+    """``[H, inputs]``, in float32."""
+    z, _ = phases(coords, first, weights, biases, D, H, INPUTS, ACT, FAST, PRECISION, PRODUCT, TYPE)
+    return activate(z[len(biases) - 1], ACT, FAST)
+
+
+@triton.jit
+def store_moments(
+    out, total, first_column, images, channels, out_image, HIDDEN: tl.constexpr, H: tl.constexpr, COLUMNS: tl.constexpr,
+    IMAGES: tl.constexpr,
+):  # fmt: skip
+    """Those of an output, in the first of its images."""
+    row = tl.arange(0, H)[:, None]
+    place, exists = column_places(first_column, images, channels, out_image, COLUMNS, IMAGES)
+    tl.store(
+        out + row * channels + place[None, :], total.to(out.dtype.element_ty), mask=(row < HIDDEN) & exists[None, :]
+    )
+
+
+@triton.jit
 def moments(
     signal, v, u, first, hidden, biases, out,
     Nv, Nu, sets, v_set, u_set, images, channels, signal_image, out_image, column_blocks, splits, split_inputs,
@@ -106,14 +168,9 @@ def moments(
     IMAGES: tl.constexpr,
 ):  # fmt: skip
     """``out [splits, S images, Nu, HIDDEN, channels]`` of ``signal [S images, Nv, channels]``; ``v, u [S | 1, FIELDS, N]`` or
-    coordinates ``[S, Nu, Nv, DIM]``, with the distance of their sets, and of images. Neighbouring programs have the same inputs."""
-    at = tl.program_id(0)
-    i = at % Nu
-    at = at // Nu
-    first_column = at % column_blocks * COLUMNS
-    at = at // column_blocks
-    split = at % splits
-    s = (at // splits).to(tl.int64)
+    coordinates ``[S, Nu, Nv, DIM]``, with the distance of their sets, and of images."""
+    i, block, split, s = place_of_program(Nu, column_blocks, splits)
+    first_column = block * COLUMNS
     place, exists = column_places(first_column, images, channels, signal_image, COLUMNS, IMAGES)
     signal += s * images * signal_image
     v += s * v_set
@@ -126,21 +183,16 @@ def moments(
     for begin in range(split * split_inputs, end, INPUTS):
         valid = begin + input < end
         coords = pair_coordinates(v, u, i, begin + input, valid, Nv, Nu, LAW, SWAPPED, DIM, FIELDS)
-        z, _ = phases(
+        phi = net_features(
             coords, own_first, weights, own_biases, D, H, INPUTS, ACT, FAST, PRECISION, PRODUCT, hidden.dtype.element_ty
         )
         tile = signal + tl.cast(begin, tl.int64) * channels
         own = tl.load(
             tile + (input * channels)[:, None] + place[None, :], mask=valid[:, None] & exists[None, :], other=0.0
         )
-        phi = activate(z[LAYERS - 1], ACT, FAST).to(own.dtype)
-        total = tl.dot(phi, own, total, input_precision=PRECISION)
-    row = tl.arange(0, H)[:, None]
-    place, exists = column_places(first_column, images, channels, out_image, COLUMNS, IMAGES)
+        total = tl.dot(phi.to(own.dtype), own, total, input_precision=PRECISION)
     out += (split * sets + s) * images * out_image + i.to(tl.int64) * HIDDEN * channels
-    tl.store(
-        out + row * channels + place[None, :], total.to(out.dtype.element_ty), mask=(row < HIDDEN) & exists[None, :]
-    )
+    store_moments(out, total, first_column, images, channels, out_image, HIDDEN, H, COLUMNS, IMAGES)
 
 
 @triton.jit

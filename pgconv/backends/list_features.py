@@ -2,32 +2,37 @@
 
 With ``dM[b,i,h,c] = sum_o W[o,c,h] grad[b,i,o]`` the features of a pair have the gradient
 ``dphi[p,h] = sum_{b,c} dM[b,i,h,c] f[b,j,c]``: products of matrices, one for each output, with pairs padded to the longest list of
-the outputs taken together. Behind them come the net, by the native kernel where it takes it, and the coordinates. That gives the
-gradients of u, by output, and of the net; that of v is the gradient of u in the adjoint problem, so that nothing is added up across
-outputs.
+the outputs taken together. Behind them come the net, by a backend's kernel, and the coordinates. That gives the gradients of u, by
+output, and of the net; that of v is the gradient of u in the adjoint problem, so that nothing is added up across outputs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from pgconv import groups
-from pgconv.backends import native_features
-from pgconv.backends.cpp.library import ops
 from pgconv.backends.lists import Lists
-from pgconv.backends.reference.features import pair_features
+from pgconv.backends.reference.features import pair_coordinates
 from pgconv.backends.reference.vjp import vjp
 from pgconv.spec import FeatureSpec
+
+NetGradients = Callable[[Tensor, Tensor, Tensor, str], tuple[Tensor, Tensor]]
+"""Of coords and params, from the gradient of the features, coords ``[..., D]``, params and the net."""
 
 NUMBERS = 1 << 26
 """Numbers of the pairs taken together, unless one output has more: 256 MB. Calls with less to do cost more than they compute."""
 
 
 def gradients(
-    needs: Sequence[bool], operands: Sequence[Tensor], lists: Lists, spec: FeatureSpec, depthwise: bool
+    needs: Sequence[bool],
+    operands: Sequence[Tensor],
+    lists: Lists,
+    spec: FeatureSpec,
+    depthwise: bool,
+    net_gradients: NetGradients,
 ) -> tuple[Tensor | None, Tensor | None]:
     """Of u and params, as far as needed; operands: f, v, u, params, weight, and the gradient of the outputs."""
     f, v, u, params, weight, grad = operands
@@ -39,10 +44,10 @@ def gradients(
     # Rows are the outputs of a set, one set behind the other.
     signals, grads = _by_set(f, sets), _by_set(grad, sets)
     points, outputs = (x.expand(sets, -1, -1) for x in (v, u))
-    coords = int(spec.net.split(":")[1])
     # Signals, features and coordinates of pairs with their gradients, and elements; and the moments' gradients.
-    pair, row = columns + 3 * hidden + 2 * coords + 4 * v.shape[2], 2 * hidden * columns
-    for part, longest in _pieces(lists, sets * nu, nu, pair, row):
+    pair = columns + 3 * hidden + 2 * int(spec.net.split(":")[1]) + 6 * v.shape[2]
+    row = 2 * hidden * columns
+    for part, longest in _pieces(lists, sets * nu if nv else 0, nu, pair, row):
         rows = torch.arange(part.start, part.stop, device=f.device)
         of_set, row_in_set = torch.div(rows, nu, rounding_mode="floor"), rows % nu
         numbers = _numbers(lists, rows, nu, longest)
@@ -51,15 +56,25 @@ def gradients(
         moments = _grad_moments(grads[of_set, row_in_set], weight, depthwise)  # [rows,columns,H]
         of_features = signals[place].flatten(2).float() @ moments
         of_features = of_features.masked_fill(~valid[..., None], 0.0)
-        of_u, of_params = _vjp(needs, of_features, points[place], outputs[of_set, row_in_set], params, spec)
+        own = outputs[of_set, row_in_set]
+        coordinates = _coordinates_at(points[place], valid[..., None], spec)
+        of_coords, of_params = net_gradients(of_features, coordinates(own), params, spec.net)
         if total_u is not None:
-            total_u[part] = of_u
+            total_u[part] = vjp(coordinates, (own,), of_coords, (True,))[0]
         if total_params is not None:
             total_params += of_params
     if total_u is not None:
         total_u = total_u.unflatten(0, (sets, nu))
         total_u = total_u.sum(0, keepdim=True) if u.shape[0] == 1 else total_u
     return total_u, total_params
+
+
+def _coordinates_at(v: Tensor, valid: Tensor, spec: FeatureSpec) -> Callable[[Tensor], Tensor]:
+    """``[rows,K,D]`` of inputs ``[rows,K,e]`` and outputs ``[rows,e]``, as a function of the latter. Entries of no input are pairs
+    of neutral elements: those of the operands may be anything, and NaN times a gradient of 0 is NaN."""
+    neutral = groups.get(spec.group).identity(v.dtype, v.device)
+    inputs = torch.where(valid, v, neutral)
+    return lambda u: pair_coordinates(inputs, torch.where(valid, u[:, None], neutral), spec)
 
 
 def _by_set(x: Tensor, sets: int) -> Tensor:
@@ -71,24 +86,6 @@ def _grad_moments(grad: Tensor, weight: Tensor, depthwise: bool) -> Tensor:
     """``[rows,images,O]`` times the head, ``[rows, images * C, H]`` in float32."""
     equation = "rmc,ch->rmch" if depthwise else "rmo,och->rmch"
     return torch.einsum(equation, grad.float(), weight.float()).flatten(1, 2)
-
-
-def _vjp(
-    needs: Sequence[bool], grad: Tensor, v: Tensor, u: Tensor, params: Tensor, spec: FeatureSpec
-) -> tuple[Tensor | None, Tensor | None]:
-    """Of features ``[rows,K,H]`` at pairs of ``v [rows,K,e]`` and ``u [rows,e]``."""
-    group = groups.get(spec.group)
-
-    def coordinates(u: Tensor) -> Tensor:
-        one, two = (v, u[:, None]) if spec.form == "convolution" else (u[:, None], v)
-        return group.coordinates(group.relative(one, two), spec.chart, spec.part)
-
-    if ops().cuda_why_not_net(spec.net, 4):
-        found = vjp(lambda u, params: pair_features(v, u[:, None], params, spec), (u, params), grad, needs)
-        return found[0], found[1]
-    of_coords, of_params = native_features.kernel_net_backward(grad, coordinates(u), params, spec.net)
-    of_u = vjp(coordinates, (u,), of_coords, (True,))[0] if needs[0] else None
-    return of_u, of_params
 
 
 def _numbers(lists: Lists, rows: Tensor, nu: int, longest: int) -> Tensor:
