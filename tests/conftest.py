@@ -1,11 +1,11 @@
 """Fixtures that tests of several modules share, and the choice of few of all."""
 
 import os
+from contextlib import contextmanager
 from zlib import crc32
 
 import pytest
 import torch
-from pytest import MonkeyPatch
 
 from pgconv import backends
 from pgconv.backends.cpp import library
@@ -23,6 +23,24 @@ def level(request):
     library.set_isa(used)
 
 
+@contextmanager
+def full_precision():
+    """Convolutions on a GPU do not cut operands to TF32, their default. (A patch would take the setting away at its end.)"""
+    setting = torch.backends.cudnn.conv
+    before, setting.fp32_precision = setting.fp32_precision, "ieee"
+    try:
+        yield
+    finally:
+        setting.fp32_precision = before
+
+
+@pytest.fixture
+def no_tf32():
+    """For the test."""
+    with full_precision():
+        yield
+
+
 def places():
     """Where Triton's kernels run."""
     gpu = torch.cuda.is_available() and "triton" in backends.available("cuda")
@@ -34,9 +52,7 @@ def run(request):
     """``run(function, *args, **options)`` calls a function of a test module where Triton's kernels run, with the device of the
     tensors first: in a process that interprets them, and on a GPU where there is one."""
     if request.param == "gpu":
-        with MonkeyPatch.context() as patch:
-            # Bounds are those of float32; TF32 would be the default of convolutions.
-            patch.setattr(torch.backends.cudnn.conv, "fp32_precision", "ieee")
+        with full_precision():
             yield lambda function, *args, **options: function("cuda", *args, **options)
         return
     from triton_process import interpreting

@@ -255,8 +255,7 @@ def test_warmup_tunes_every_kernel_once_and_results_stay_right(call, kept, name,
 
 @pytest.mark.skipif("triton" not in pgconv.backends.available("cuda"), reason="needs a GPU")
 @pytest.mark.parametrize(("name", "order"), [("images", "aggregate"), ("images", "direct"), ("points", None)])
-def test_warmup_by_time_on_a_gpu(monkeypatch, kept, name, order):
-    monkeypatch.setattr(torch.backends.cudnn.conv, "fp32_precision", "ieee")
+def test_warmup_by_time_on_a_gpu(no_tf32, kept, name, order):
     module, inputs = case(name)
     module, inputs = module.cuda(), [x.detach().cuda() for x in inputs]
     with pgconv.use_backend("triton", order):
