@@ -307,6 +307,7 @@ def test_points_far_from_the_origin(run, form):
         ({}, "runs"),
         ({"name": "SE(3)"}, "csr"),
         ({"name": "SE(3)", "nv": 0}, "padded"),
+        ({"name": "SE(3)", "batch": 0, "sets": (0, 0)}, "csr"),
     ],
     ids=str,
 )

@@ -64,7 +64,7 @@ def _moments(
 def _numbers(
     f: Tensor, v: Tensor, u: Tensor, params: Tensor, lists: Lists, spec: FeatureSpec, dtype: torch.dtype
 ) -> Iterator[tuple[Part, Tensor]]:
-    """In another."""
+    """In any."""
     net, f, nu = PaddedNet.of(params, spec.net, f.dtype), f.contiguous(), u.shape[1]
     v, u = v.contiguous().float(), u.contiguous().float()
     found, given = (
@@ -72,9 +72,9 @@ def _numbers(
         law_of(spec.group, spec.chart, spec.part) == GIVEN,
     )
     if given:
-        # Of an entry: coordinates, and elements on the way to them.
-        numbers = (net.spec.coord_dim + 4 * v.shape[2]) * max(v.shape[0], u.shape[0])
-        found = _few_entries(found, lists, nu, COORDINATES // numbers)
+        # Of an entry: coordinates, and elements on the way to them, in every set that shares the lists.
+        sets = max(v.shape[0], u.shape[0], 1) if lists.shared(nu) else 1
+        found = _few_entries(found, lists, nu, COORDINATES // (sets * (net.spec.coord_dim + 4 * v.shape[2])))
     for part in found:
         examples, rows = part
         own = lists_of(lists, part, nu)
