@@ -270,3 +270,60 @@ def test_a_turned_image_stays_a_turned_image_where_it_is_not_square():
     moved = pgconv.functional.move_images(spot, torch.tensor([[[0, 0, math.pi / 6]]]), "SE(2)")[0, 0, 0]
     row, column = divmod(int(moved.argmax()), 61)
     assert (row, column) == (round(15 - 12 * 0.5), round(30 + 12 * math.cos(math.pi / 6)))
+
+
+def points(count=12, dtype=torch.float64):
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand(2, count, 2, generator=generator, dtype=dtype), torch.rand(
+        2, count, 3, generator=generator, dtype=dtype
+    )
+
+
+@pytest.mark.parametrize("neighborhood", [None, pgconv.neighbors.Nearest(5)], ids=["all", "nearest"])
+def test_the_network_on_points_learns_everywhere_and_repeats(neighborhood):
+    torch.manual_seed(0)
+    network = pgconv.models.LieResNet(3, 4, num_samples=2, width=8, blocks=2, neighborhood=neighborhood).double()
+    x, f = points()
+    network(x, f).square().sum().backward()
+    assert all(
+        p.grad is not None and p.grad.isfinite().all() and p.grad.any()
+        for name, p in network.named_parameters()
+        if "bias" not in name
+    )
+    network.eval()
+    assert torch.equal(network(x, f), network(x, f))
+
+
+def test_the_network_on_points_is_invariant_to_motions_of_its_points():
+    """With one grid of turns: exactly to these; and to translations, and the order of the points."""
+    torch.manual_seed(0)
+    options = {"neighborhood": pgconv.neighbors.Nearest(5), "turns": "aligned", "kernel_net": "siren"}
+    network = pgconv.models.LieResNet(3, 4, num_samples=4, width=8, blocks=2, **options).double()
+    for _ in range(30):  # statistics of the norms, beside which all points would look alike
+        network(*points())
+    network.eval()
+    x, f = points()
+    want = network(x, f)
+    quarter = torch.tensor([[0.0, -1.0], [1.0, 0.0]], dtype=torch.float64)
+    order = torch.randperm(x.shape[1])
+    for moved in (x @ quarter.T, x + torch.tensor([3.0, -1.0])):
+        torch.testing.assert_close(network(moved, f), want)
+    torch.testing.assert_close(network(x[:, order], f[:, order]), want)
+    # Of other points, by far more than the others may differ.
+    assert (network(2 * x, f) - want).abs().max() > 1e-4
+
+
+def test_points_that_are_not_there_change_nothing():
+    torch.manual_seed(0)
+    network = pgconv.models.LieResNet(
+        3, 4, num_samples=2, width=8, blocks=2, neighborhood=pgconv.neighbors.Nearest(4), turns="aligned"
+    )
+    network = network.double()
+    x, f = points()
+    mask = torch.arange(12) < 9
+    for mode in (network.train(), network.eval()):
+        want = mode(x[:, :9], f[:, :9])
+        found = mode(x, f, mask.expand(2, -1))
+        torch.testing.assert_close(found, want)
+    with pytest.raises(ValueError, match="width must be a multiple of bottleneck=4"):
+        pgconv.models.LieResNet(1, 2, width=6)

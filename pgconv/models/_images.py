@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from pgconv._shapes import check_choice
 from pgconv.nn import GroupBatchNorm2d, GroupConv2d, GroupLayerNorm2d
-from pgconv.nn._conv import SampledConv
+from pgconv.nn._conv import ImageConv
 from pgconv.sampling import Samples
 from pgconv.sampling.gates import GatedSampler
 
@@ -43,7 +43,7 @@ class Penalty:
         self.wanted = wanted
         self.total: Tensor | float = 0.0
 
-    def add(self, conv: SampledConv, samples: Samples | None, out: Samples) -> None:
+    def add(self, conv: ImageConv, samples: Samples | None, out: Samples) -> None:
         """A convolution from samples (None: from the plane) to samples."""
         if not self.wanted:
             return

@@ -82,6 +82,20 @@ class SampledConv(nn.Module):
         if self.bias is not None:
             self.bias.zero_()
 
+    def _kernel_options(self) -> dict:
+        return {"group": self.group, "chart": self.chart, "backend": self.backend}
+
+    def _add_bias(self, y: Tensor) -> Tensor:
+        return y if self.bias is None else y + self.bias.reshape(-1, *[1] * (y.dim() - 2)).to(y.dtype)
+
+    def extra_repr(self) -> str:
+        text = f"{self.in_channels}, {self.out_channels}, group={self.group.name!r}, form={self.form!r}, chart={self.chart!r}"
+        return text + (f", compat={self.compat!r}" if self.compat else "")
+
+
+class ImageConv(SampledConv):
+    """Base of those on images."""
+
     def kernel_norm(self, samples: Samples | None, out: Samples) -> Tensor:
         """Frobenius norm of the kernel from ``samples`` (None: from the plane) to ``out``; see ``functional.kernel_norm``."""
         geometry = getattr(self, "geometry", None)
@@ -98,16 +112,6 @@ class SampledConv(nn.Module):
             form=self.form,
             **self._kernel_options(),
         )
-
-    def _kernel_options(self) -> dict:
-        return {"group": self.group, "chart": self.chart, "backend": self.backend}
-
-    def _add_bias(self, y: Tensor) -> Tensor:
-        return y if self.bias is None else y + self.bias.reshape(-1, *[1] * (y.dim() - 2)).to(y.dtype)
-
-    def extra_repr(self) -> str:
-        text = f"{self.in_channels}, {self.out_channels}, group={self.group.name!r}, form={self.form!r}, chart={self.chart!r}"
-        return text + (f", compat={self.compat!r}" if self.compat else "")
 
 
 def make_sampler(conv: SampledConv, name: str | nn.Module, num_samples: int, per_example: bool) -> nn.Module:

@@ -7,12 +7,12 @@ from torch import Tensor, nn
 
 from pgconv import functional, groups
 from pgconv.groups import Group
-from pgconv.nn._conv import SampledConv, check_maps, check_samples, make_sampler
+from pgconv.nn._conv import ImageConv, SampledConv, check_maps, check_samples, make_sampler
 from pgconv.sampling import Samples
 from pgconv.spec import ConvGeometry
 
 
-class _GroupConv(SampledConv):
+class _GroupConv(ImageConv):
     """Output samples of a group convolution: those of the input, or a sampler's."""
 
     sampler: nn.Module | None

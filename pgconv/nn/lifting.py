@@ -8,12 +8,12 @@ from torch import Tensor, nn
 from pgconv import functional
 from pgconv._shapes import check_shape
 from pgconv.groups import Group
-from pgconv.nn._conv import SampledConv, check_input, make_sampler
+from pgconv.nn._conv import ImageConv, check_input, make_sampler
 from pgconv.sampling import Samples
 from pgconv.spec import ConvGeometry
 
 
-class LiftingConv2d(SampledConv):
+class LiftingConv2d(ImageConv):
     """Lifting convolution ``y[b,o,u,p] = bias[o] + sum_t sum_c psi(h_u^-1 t)[o,c] x[b,c,p+t]`` at sampled elements ``u``.
 
     Args:
