@@ -30,18 +30,6 @@ INPUTS, SHORT = 7, (5, 33, 0, 1)
 MODULES = {"point_conv": point_conv, "point_lists": point_lists, "list_features": list_features, "triton": triton_lists}
 
 
-@pytest.fixture(scope="module", params=["interpreted", *(["gpu"] if torch.cuda.is_available() else [])])
-def run(request):
-    """``run(function, *args)`` calls a function of this module where kernels run, with the device of the tensors first."""
-    if request.param == "gpu":
-        yield lambda function, *args: function("cuda", *args)
-        return
-    from triton_process import interpreting
-
-    with interpreting() as call:
-        yield lambda function, *args: call(function, "cpu", *args)
-
-
 def call(
     name="T(2)",
     chart="product",
