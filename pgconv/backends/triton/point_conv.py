@@ -134,14 +134,14 @@ def _coordinates_and_net(f: Tensor, of_moments: Tensor, elements, params: Tensor
                     start, nv, nu, *pairs.sets(), images, channels, nv * channels, nu * net.spec.hidden * channels,
                     tiles, parts, -(-nu // parts),
                     PRODUCT=True, BLOCKS=-(-images * channels // tile.columns),
-                    **_constants(f, net, pairs, spec, tile, images, max(nv, nu * net.spec.hidden)),
+                    **constants(f, net, pairs, spec, tile, images, max(nv, nu * net.spec.hidden)),
                 )  # fmt: skip
             of_params += net.gradient(params, *sums)
         return of_coords.transpose(2, 3), of_params
 
     tuning = gradient_tuning(net.features, net.columns, net.layers)
     usual = gradient_tile(net.features, images * channels, f.dtype)
-    return run(choose(_call("gradients", f, images, nu, pairs, spec), usual, tuning, run))
+    return run(choose(call_of("gradients", f, images, nu, pairs, spec), usual, tuning, run))
 
 
 def _factor(of_moments: Tensor, f: Tensor, images: int) -> Tensor:
@@ -186,22 +186,22 @@ def _moments_of(f: Tensor, v: Tensor, u: Tensor, net: PaddedNet, spec: FeatureSp
                     f, pairs.v, pairs.u, net.first, net.hidden, net.biases, out,
                     nv, nu, sets, *pairs.sets(), images, channels, nv * channels, nu * hidden * channels,
                     blocks, splits, split_inputs, PRODUCT=net.spec.coord_dim > FEW_COORDS,
-                    **_constants(f, net, pairs, spec, tile, images, max(nv, nu * hidden)),
+                    **constants(f, net, pairs, spec, tile, images, max(nv, nu * hidden)),
                 )  # fmt: skip
         return out[0] if splits == 1 else out.sum(0).to(f.dtype)
 
     usual = moments_tile(net.features, images * channels, f.dtype)
-    return run(choose(_call("moments", f, images, nu, pairs, spec), usual, moments_tuning(net.features), run))
+    return run(choose(call_of("moments", f, images, nu, pairs, spec), usual, moments_tuning(net.features), run))
 
 
-def _call(kernel: str, f: Tensor, images: int, nu: int, pairs: Pairs, spec: FeatureSpec) -> tuple[str | int, ...]:
+def call_of(kernel: str, f: Tensor, images: int, nu: int, pairs: Pairs, spec: FeatureSpec) -> tuple[str | int, ...]:
     """What a kernel's speed depends on; numbers of points up to a factor of two."""
     batch, nv, channels = f.shape
     sizes = images, channels, nv.bit_length(), nu.bit_length(), (batch // max(1, images)).bit_length()
     return kernel, str(f.dtype), *pairs.law, spec.net, *sizes
 
 
-def _constants(f: Tensor, net: PaddedNet, pairs: Pairs, spec: FeatureSpec, tile, images: int, rows: int) -> dict:
+def constants(f: Tensor, net: PaddedNet, pairs: Pairs, spec: FeatureSpec, tile, images: int, rows: int) -> dict:
     """What both kernels are compiled for."""
     far = images * rows * f.shape[2] >= FAR
     return pairs.constants() | dict(

@@ -21,7 +21,8 @@ from pgconv.backends.triton.features import kernel_net_backward
 from pgconv.backends.triton.launch import on_device
 from pgconv.backends.triton.padded_net import PaddedNet
 from pgconv.backends.triton.pairs import GIVEN, Pairs, law_of
-from pgconv.backends.triton.tiles import moments_tile
+from pgconv.backends.triton.tiles import Tile, moments_tile, moments_tuning
+from pgconv.backends.triton.tuning import choose
 from pgconv.spec import FeatureSpec
 
 ONE = FeatureSpec("T(1)", "product", "all", "convolution", "relu:1:1:2")
@@ -147,24 +148,29 @@ def _moments_of(
     (batch, nv, channels), hidden, shared = f.shape, net.spec.hidden, lists.shared(nu)
     sets = max(pairs.v.shape[0], pairs.u.shape[0]) if shared else batch
     images = batch // max(1, sets)
-    tile = moments_tile(net.features, images * channels, f.dtype)
-    blocks = -(-images * channels // tile.columns)
-    programs = nu * blocks * sets
     form = Form.of(lists, nv)
-    splits = max(1, min(-(-point_conv.PROGRAMS // max(1, programs)), -(-form.typical // point_conv.LEAST_INPUTS)))
     most = point_conv.MOST_TERMS if f.dtype == torch.float32 else MOST_HALF_TERMS
-    out = f.new_empty(splits, batch, nu, hidden, channels, dtype=dtype if splits == 1 else torch.float32)
-    if out.numel():
-        with on_device(f):
-            list_moments[(programs * splits,)](
-                f, pairs.v, pairs.u, form.numbers, form.rowptr, net.first, net.hidden, net.biases, out,
-                nv, nu, sets, *pairs.sets(), 0 if shared else nu, form.length,
-                images, channels, nv * channels, nu * hidden * channels, blocks, splits,
-                LISTS=form.name, TERMS=point_conv.MOST_TERMS if form.longest > most else 0,
-                PRODUCT=net.spec.coord_dim > point_conv.FEW_COORDS,
-                **point_conv._constants(f, net, pairs, spec, tile, images, max(nv, nu * hidden)),
-            )  # fmt: skip
-    return out[0] if splits == 1 else out.sum(0).to(dtype)
+
+    def run(tile: Tile) -> Tensor:
+        blocks = -(-images * channels // tile.columns)
+        programs = nu * blocks * sets
+        splits = max(1, min(-(-point_conv.PROGRAMS // max(1, programs)), -(-form.typical // point_conv.LEAST_INPUTS)))
+        out = f.new_empty(splits, batch, nu, hidden, channels, dtype=dtype if splits == 1 else torch.float32)
+        if out.numel():
+            with on_device(f):
+                list_moments[(programs * splits,)](
+                    f, pairs.v, pairs.u, form.numbers, form.rowptr, net.first, net.hidden, net.biases, out,
+                    nv, nu, sets, *pairs.sets(), 0 if shared else nu, form.length,
+                    images, channels, nv * channels, nu * hidden * channels, blocks, splits,
+                    LISTS=form.name, TERMS=point_conv.MOST_TERMS if form.longest > most else 0,
+                    PRODUCT=net.spec.coord_dim > point_conv.FEW_COORDS,
+                    **point_conv.constants(f, net, pairs, spec, tile, images, max(nv, nu * hidden)),
+                )  # fmt: skip
+        return out[0] if splits == 1 else out.sum(0).to(dtype)
+
+    usual, tuning = moments_tile(net.features, images * channels, f.dtype), moments_tuning(net.features)
+    call = *point_conv.call_of("list_moments", f, images, nu, pairs, spec), form.name, form.typical.bit_length()
+    return run(choose(call, usual, tuning, run))
 
 
 class Form(NamedTuple):
