@@ -2,12 +2,12 @@
 
 Layers (``pgconv.nn``) and functions (``pgconv.functional``) whose kernel is a small neural network evaluated at
 relative group offsets ``v^-1 u``; groups (``pgconv.groups``), kernel nets (``pgconv.kernel_nets``), samplers
-(``pgconv.sampling``), neighbours (``pgconv.neighbors``) and checks (``pgconv.diagnostics``).
+(``pgconv.sampling``), neighbours (``pgconv.neighbors``), tasks (``pgconv.data``) and checks (``pgconv.diagnostics``).
 """
 
 from importlib.metadata import PackageNotFoundError, version
 
-from pgconv import backends, diagnostics, functional, groups, kernel_nets, models, neighbors, nn, ops, sampling
+from pgconv import backends, data, diagnostics, functional, groups, kernel_nets, models, neighbors, nn, ops, sampling
 from pgconv._layout import group_last
 from pgconv.config import show_config
 from pgconv.diagnostics import self_check, warmup
@@ -25,6 +25,7 @@ __all__ = [
     "__version__",
     "backends",
     "calibrate",
+    "data",
     "diagnostics",
     "explain",
     "functional",

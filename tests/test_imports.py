@@ -39,7 +39,7 @@ def test_import_is_free():
         "libraries = set(torch.ops.loaded_libraries)\n"
         "import pgconv\n"
         "loaded = {name.partition('.')[0] for name in set(sys.modules) - before}\n"
-        "heavy = {'triton', 'sklearn', 'matplotlib', 'tqdm', 'scipy', 'pybind11', 'mpmath', 'pytest'}\n"
+        "heavy = {'triton', 'sklearn', 'h5py', 'torchvision', 'matplotlib', 'tqdm', 'scipy', 'pybind11', 'mpmath', 'pytest'}\n"
         "assert not loaded & heavy, loaded & heavy\n"
         "assert not torch.cuda.is_initialized()\n"
         "assert 'pgconv.demo' not in sys.modules\n"
@@ -125,7 +125,7 @@ def test_version_is_that_of_the_project():
 
 
 def test_public_names_exist_and_are_sorted():
-    for name in ("groups", "kernel_nets", "sampling", "functional", "neighbors", "nn", "diagnostics"):
+    for name in ("data", "groups", "kernel_nets", "sampling", "functional", "neighbors", "nn", "diagnostics"):
         module = getattr(pgconv, name)
         assert all(hasattr(module, public) for public in module.__all__), name
     assert all(hasattr(pgconv, name) for name in pgconv.__all__)

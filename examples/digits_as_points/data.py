@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from pgconv.data.digits import load_images
+
 _SIDE = 8  # of the images, in pixels
 
 
@@ -36,11 +38,8 @@ def load(points: int, seed: int, validate: bool = False) -> tuple[Points, Points
 
     ``validate=True`` leaves the test digits alone and splits those for training: 1000 and 200.
     """
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    images = torch.tensor(bunch.images, dtype=torch.float32) / 16
-    digits = Points(*from_images(images, points), torch.tensor(bunch.target))
+    images, labels = load_images()
+    digits = Points(*from_images(images[:, 0], points), labels)
     order = torch.randperm(len(digits), generator=torch.Generator().manual_seed(seed))
     if validate:
         return digits[order[:1000]], digits[order[1000:1200]]

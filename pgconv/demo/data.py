@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
+from pgconv.data.digits import MEAN, STD, enlarge, load_images, shrink
+from pgconv.data.motions import half_turn, rotate
+
 TASKS = ("6-180", "6-M")
-_FINE = 32  # side on which images are rotated; the networks see it averaged 2 x 2
 
 
 @dataclass(frozen=True)
@@ -30,35 +30,21 @@ def load(task: str, seed: int, test_fraction: float = 1 / 3) -> Digits:
     """
     if task not in TASKS:
         raise ValueError(f"demo: task must be one of {', '.join(TASKS)}, received {task!r}")
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    sixes = torch.tensor(bunch.images[bunch.target == 6], dtype=torch.float32)[:, None] / 16
-    # 8 -> 24 pixels inside 32: the digit's corners stay in the frame at every angle that matters.
-    fine = F.pad(F.interpolate(sixes, 24, mode="bicubic", align_corners=False).clamp(0, 1), (4, 4, 4, 4))
+    images, labels = load_images()
+    fine = enlarge(images[labels == 6])
     order = torch.randperm(len(fine), generator=torch.Generator().manual_seed(seed))
     count = round(len(fine) * test_fraction)
     return Digits(task, fine[order[count:]], fine[order[:count]])
 
 
-def rotate(fine: Tensor, degrees: Tensor | float) -> Tensor:
-    """Turn images counter-clockwise about their centre (bilinear), one angle or one for each image."""
-    radians = torch.as_tensor(degrees, dtype=fine.dtype).expand(len(fine)) * (math.pi / 180)
-    cos, sin, zero = radians.cos(), radians.sin(), torch.zeros_like(radians)
-    # Output position (x right, y down) reads the input turned the other way.
-    theta = torch.stack([torch.stack([cos, -sin, zero], -1), torch.stack([sin, cos, zero], -1)], 1)
-    grid = F.affine_grid(theta, list(fine.shape), align_corners=False)
-    return F.grid_sample(fine, grid, align_corners=False, padding_mode="zeros")
-
-
 def to_input(fine: Tensor) -> Tensor:
     """What the networks see: 16 x 16 pixels, centred and scaled."""
-    return (F.avg_pool2d(fine, 2) - 0.2) / 0.35
+    return (shrink(fine) - MEAN[0]) / STD[0]
 
 
 def transform(task: str, images: Tensor) -> Tensor:
     """The other class: an exact half turn, or the exact mirror image (of the groups' mirror, which swaps up and down)."""
-    return torch.rot90(images, 2, (-2, -1)) if task == "6-180" else images.flip(-2)
+    return half_turn(images) if task == "6-180" else images.flip(-2)
 
 
 def batch(task: str, fine: Tensor, degrees: Tensor | float = 0.0) -> tuple[Tensor, Tensor]:
