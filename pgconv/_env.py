@@ -6,6 +6,7 @@
 | ``PGCONV_CPU_ISA`` | the native CPU library's: ``base``, ``avx2``, ``avx512``, ``avx512bf16`` (read by the library itself) |
 | ``PGCONV_RATES`` | file of measured rates (``pgconv.calibrate``), by default in the user's cache folder; ``shipped``: use none |
 | ``PGCONV_TILES`` | likewise of block sizes of Triton kernels (``pgconv.warmup``) |
+| ``RANK``, ``WORLD_SIZE``, ``LOCAL_RANK`` | ``torchrun``'s: which of the processes that train together this one is |
 | ``TRITON_INTERPRET`` | Triton's own: its kernels are interpreted, on CPU tensors too |
 """
 
@@ -46,3 +47,10 @@ def _kept_file(variable: str, name: str) -> Path | None:
 def triton_interpreted() -> bool:
     """Whether Triton interprets kernels, by ``TRITON_INTERPRET``."""
     return os.environ.get("TRITON_INTERPRET", "").lower() in ("1", "true", "on", "yes", "y")
+
+
+def launched() -> tuple[int, int, int]:
+    """Number of this process, how many there are, and its number on this machine, as ``torchrun`` says; 0, 1, 0 without it."""
+    return tuple(
+        int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
+    )  # type: ignore[return-value]
