@@ -5,6 +5,7 @@ import torch
 from feature_checks import make_net
 
 from pgconv import groups
+from pgconv.backends.reference.point_conv import point_conv as reference
 from pgconv.spec import FeatureSpec
 
 HALVES = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
@@ -27,6 +28,35 @@ def assert_close(found, want, same, dtype, name=None):
     if want.numel():
         own = (same.double() - want).norm()
         assert (found.double() - want).norm() <= 2 * own + UNIT[dtype] * want.norm() + 1e-9, name
+
+
+NAMES = ("f", "v", "u", "params", "weight", "bias")
+
+
+def by_reference(tensors, lists, spec, depthwise, grad):
+    """Value of a point convolution, and gradients of what is given."""
+    leaves = [None if x is None else x.clone().requires_grad_() for x in tensors]
+    out = reference(*leaves, lists, spec, depthwise)
+    given = [x for x in leaves if x is not None]
+    found = iter(torch.autograd.grad(out, given, grad.to(out.dtype), allow_unused=True, materialize_grads=True))
+    return [out.detach(), *(None if x is None else next(found) for x in leaves)]
+
+
+def assert_results(found, tensors, *call):
+    """Value and all gradients within the bounds of their type; ``call`` are the reference's lists, spec, depthwise and grad."""
+    dtype = tensors[0].dtype
+    exact = by_reference([None if x is None else x.double() for x in tensors], *call)
+    same = by_reference(tensors, *call)
+    for name, x, y, z, own in zip(("out", *NAMES), found, exact, same, (tensors[0], *tensors)):
+        assert (x is None) == (own is None), name
+        if x is None:
+            continue
+        assert x.shape == y.shape and x.dtype == own.dtype, name
+        if dtype != torch.float32:
+            assert_close(x, y, z, dtype, name)
+        elif y.numel():
+            error = (x.double() - y).abs().max() / y.abs().max().clamp(min=1e-3)
+            assert error <= (1e-5 if name == "out" else 1e-4), f"{name}: {error:.1e}"
 
 
 def random(shape, dtype, seed):

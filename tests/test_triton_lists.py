@@ -7,7 +7,7 @@ import pytest
 import torch
 from feature_checks import make_net, operands
 from list_checks import FORMS, LENGTHS, draw, written
-from point_checks import assert_close, random
+from point_checks import assert_results, by_reference, random
 
 import pgconv
 from pgconv import groups
@@ -23,7 +23,6 @@ if importlib.util.find_spec("triton") is None:
     pytest.skip("no Triton", allow_module_level=True)
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-NAMES = ("f", "v", "u", "params", "weight", "bias")
 INPUTS, SHORT = 7, (5, 33, 0, 1)
 """Inputs, and lengths of the lists of the four outputs: one of several tiles, which names inputs repeatedly."""
 MODULES = {"point_conv": point_conv, "point_lists": point_lists, "list_features": list_features, "triton": triton_lists}
@@ -66,15 +65,6 @@ def on(device, tensors):
     return [None if x is None else x.to(device) for x in tensors]
 
 
-def by_reference(tensors, lists, spec, depthwise, grad):
-    """Values and the gradients of what is given."""
-    leaves = [None if x is None else x.clone().requires_grad_() for x in tensors]
-    out = reference(*leaves, lists, spec, depthwise)
-    given = [x for x in leaves if x is not None]
-    found = iter(torch.autograd.grad(out, given, grad.to(out.dtype), allow_unused=True, materialize_grads=True))
-    return [out.detach(), *(None if x is None else next(found) for x in leaves)]
-
-
 def computed(device, tensors, lists, spec, depthwise, grad):
     own, lists = on(device, tensors), Lists(*on(device, lists))
     out = triton_lists.forward(own, lists, spec, depthwise)
@@ -91,19 +81,7 @@ def check(device, lists, tensors, spec, depthwise, pairs_of=None, constants=()):
             module, constant = name.split(".")
             patch.setattr(MODULES[module], constant, value)
         found = computed(device, tensors, lists, spec, depthwise, grad)
-    call = pairs_of or lists, spec, depthwise, grad
-    exact = by_reference([None if x is None else x.double() for x in tensors], *call)
-    same = by_reference(tensors, *call)
-    for name, x, y, z, own in zip(("out", *NAMES), found, exact, same, (f, *tensors)):
-        assert (x is None) == (own is None), name
-        if x is None:
-            continue
-        assert x.shape == y.shape and x.dtype == own.dtype, name
-        if f.dtype != torch.float32:
-            assert_close(x, y, z, f.dtype, name)
-        elif y.numel():
-            error = (x.double() - y).abs().max() / y.abs().max().clamp(min=1e-3)
-            assert error <= (1e-5 if name == "out" else 1e-4), f"{name}: {error:.1e}"
+    assert_results(found, tensors, pairs_of or lists, spec, depthwise, grad)
 
 
 @FORMS

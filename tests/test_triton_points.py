@@ -7,12 +7,11 @@ import pytest
 import torch
 from feature_checks import check as check_features
 from feature_checks import check_net, make_net, operands
-from point_checks import assert_close, random
+from point_checks import assert_results, random
 from triton_process import with_values
 
 from pgconv import groups
 from pgconv.backends.lists import Lists
-from pgconv.backends.reference.point_conv import point_conv as reference
 from pgconv.kernel_nets import packing
 from pgconv.spec import Facts, FeatureSpec
 
@@ -28,7 +27,6 @@ DTYPES = pytest.mark.parametrize(
     ids=["float32", "float16", "bfloat16"],
 )
 BOTH = (torch.float32, torch.float16)
-NAMES = ("f", "v", "u", "params", "weight", "bias")
 HERE = "pgconv.backends.triton."
 
 
@@ -60,15 +58,6 @@ def call(
     return (f, v, u, params, weight, shift), FeatureSpec(name, chart, part, form, net.net_spec), depthwise
 
 
-def by_reference(tensors, spec, depthwise, grad):
-    """Values and the gradients of what is given."""
-    leaves = [None if x is None else x.clone().requires_grad_() for x in tensors]
-    out = reference(*leaves, Lists(None, None, None), spec, depthwise)
-    given = [x for x in leaves if x is not None]
-    found = iter(torch.autograd.grad(out, given, grad.to(out.dtype), allow_unused=True, materialize_grads=True))
-    return [out.detach(), *(None if x is None else next(found) for x in leaves)]
-
-
 def computed(device, tensors, spec, depthwise, grad):
     own = [None if x is None else x.to(device) for x in tensors]
     out = point_conv.forward(own, spec, depthwise)
@@ -88,18 +77,7 @@ def check_operands(device, tensors, spec, depthwise):
     f, _, u, _, weight, _ = tensors
     grad = random((f.shape[0], u.shape[1], weight.shape[0]), f.dtype, 6)
     found = computed(device, tensors, spec, depthwise, grad)
-    exact = by_reference([None if x is None else x.double() for x in tensors], spec, depthwise, grad)
-    same = by_reference(tensors, spec, depthwise, grad)
-    for name, x, y, z, own in zip(("out", *NAMES), found, exact, same, (f, *tensors)):
-        assert (x is None) == (own is None), name
-        if x is None:
-            continue
-        assert x.shape == y.shape and x.dtype == own.dtype, name
-        if f.dtype != torch.float32:
-            assert_close(x, y, z, f.dtype, name)
-        elif y.numel():
-            error = (x.double() - y).abs().max() / y.abs().max().clamp(min=1e-3)
-            assert error <= (1e-5 if name == "out" else 1e-4), f"{name}: {error:.1e}"
+    assert_results(found, tensors, Lists(None, None, None), spec, depthwise, grad)
 
 
 def net(device, *args):
