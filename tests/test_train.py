@@ -14,8 +14,9 @@ import pytest
 import torch
 
 import pgconv
+from pgconv.cli import main as cli
 from pgconv.data import Split, Task
-from pgconv.train import Config, Trainer, checkpoint, configs
+from pgconv.train import Config, Trainer, checkpoint, configs, plot
 from pgconv.train.__main__ import main
 from pgconv.train.loop import LAST_LR, Best
 from pgconv.train.world import World
@@ -348,3 +349,59 @@ def test_models_of_a_run_are_the_librarys():
     network = config.make_network(noise("CIFAR10"))
     assert isinstance(network, pgconv.models.Augerino) and network.group.name == "E(2)"
     assert isinstance(network.network, pgconv.models.CKResNet)
+
+
+@pytest.fixture(scope="module")
+def runs(whole, tmp_path_factory):
+    """Two seeds of one run."""
+    other = tmp_path_factory.mktemp("other")
+    assert main([*COMMAND[3:], "--out", str(other), "seed=1"]) == 0
+    return whole[0], other
+
+
+def test_a_trained_network_is_tested_again(whole, capsys):
+    result = json.loads((whole[0] / "result.json").read_text())
+    assert cli(["evaluate", str(whole[0]), "--draws", "2"]) == 0
+    out = capsys.readouterr().out
+    assert (
+        f"test accuracy {100 * result['test_accuracy']:.2f} % on fixed samples" in out
+        and f"{100 * result['test_mean']:.2f} +- " in out
+    )
+    assert cli(["evaluate", str(whole[0] / "none")]) == 2
+    assert "train first" in capsys.readouterr().err
+
+
+def test_plots_of_runs(runs, tmp_path, capsys):
+    assert cli(["plot", *map(str, runs), "--out", str(tmp_path)]) == 0
+    written = {Path(line).name for line in capsys.readouterr().out.splitlines()}
+    assert written == {"ranges.png", "epochs.png", "response.png", "accuracies.md"}
+    assert all((tmp_path / name).stat().st_size > (100 if name.endswith("md") else 5000) for name in written)
+    rows = (tmp_path / "accuracies.md").read_text().splitlines()
+    found = [json.loads((folder / "result.json").read_text())["test_accuracy"] for folder in runs]
+    mean = torch.tensor(found, dtype=torch.float64)
+    assert len(rows) == 3 and "| 0, 1 |" in rows[2]
+    assert f"{100 * mean.mean():.2f} +- {100 * mean.std(correction=0):.2f} %" in rows[2]
+    assert cli(["plot", str(tmp_path)]) == 2
+    assert "has not ended" in capsys.readouterr().err
+
+
+def test_the_response_is_the_probability_over_turned_images():
+    """At no turn, the mean over the images as they are; a turn by 180 degrees makes one class the other."""
+    trainer = Trainer(SMALL, pgconv.data.get("digits6-180"), ALONE)
+    seen = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plot, "plot_curves", lambda degrees, curves, *args, **options: seen.update(curves))
+        plot.response([trainer], ["it"], Path("nowhere"))
+    trainer.network.eval()
+    images, classes = trainer.task.test.tensors
+    for turned, label in ((0, 0), (180, 1)):
+        want = trainer.network(images[classes == label]).softmax(1)[:, 0].mean().item()
+        assert seen["it"][plot.DEGREES.index(turned)] == pytest.approx(want, abs=1e-4)
+
+
+def test_the_command_of_the_package(capsys):
+    assert cli(["--help"]) == 0
+    assert {"train", "evaluate", "plot"} <= set(capsys.readouterr().out.split())
+    assert cli([]) == cli(["fly"]) == 2
+    assert cli(["train", "--list"]) == 0
+    assert "rotmnist-ckresnet-t2" in capsys.readouterr().out

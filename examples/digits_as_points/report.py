@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pgconv.demo.curves import ACCENT, GREY, plot_curves
+from pgconv._curves import ACCENT, GREY, plot_curves
 
 
 def plot_accuracy(degrees: list[int], curves: dict[str, list[float]], path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from pgconv.demo.curves import ACCENT, GREY, plot_curves, pyplot
+from pgconv._curves import ACCENT, GREY, plot_curves, pyplot
 from pgconv.sampling import Sampler
 
 _COLOURS = {"G-CNN": GREY, "Partial G-CNN": ACCENT}

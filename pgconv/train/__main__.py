@@ -16,7 +16,6 @@ import torch
 from pgconv import data
 from pgconv.models import learned_ranges
 from pgconv.train import configs
-from pgconv.train.config import Config
 from pgconv.train.loop import Progress, Trainer
 from pgconv.train.world import World, joined
 
@@ -80,20 +79,24 @@ def train(trainer: Trainer, world: World, chosen: argparse.Namespace) -> None:
     found = trainer.test(chosen.draws)
     if not world.first:
         return
-    print(summary(config, trainer, found))
+    print(
+        f"best epoch {trainer.best.epoch} of {trainer.epoch}: {100 * trainer.best.accuracy:.2f} % where it was chosen"
+    )
+    print(summary(trainer, found))
     result = {"name": config.name, "seed": config.seed, "epochs": trainer.epoch, "best_epoch": trainer.best.epoch}
-    result |= {"validation_accuracy": trainer.best.accuracy, **{f"test_{key}": value for key, value in found.items()}}
+    result |= {
+        "published": config.published,
+        "validation_accuracy": trainer.best.accuracy,
+        **{f"test_{key}": value for key, value in found.items()},
+    }
     result["ranges"] = learned_ranges(trainer.network)
     (folder / "result.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
-def summary(config: Config, trainer: Trainer, found: dict[str, float]) -> str:
-    """Of a finished run, as text."""
-    held = "validation" if len(trainer.task.validation) else "test (there are no validation images)"
-    lines = [f"{config.name}, seed {config.seed}: best epoch {trainer.best.epoch} of {trainer.epoch}"]
-    lines.append(
-        f"{held} accuracy {100 * trainer.best.accuracy:.2f} %, test accuracy {100 * found['accuracy']:.2f} % on fixed samples"
-    )
+def summary(trainer: Trainer, found: dict[str, float]) -> str:
+    """Of a trained network and its test, as text."""
+    config = trainer.config
+    lines = [f"{config.name}, seed {config.seed}: test accuracy {100 * found['accuracy']:.2f} % on fixed samples"]
     if "draws" in found:
         lines[-1] += (
             f", {100 * found['mean']:.2f} +- {100 * found['std']:.2f} % over {found['draws']:.0f} draws of them"

@@ -1,0 +1,130 @@
+"""``pgconv plot FOLDER ...``: learned ranges by layer, accuracy by epoch, the response to rotation, and a table of accuracies."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from pgconv._curves import ACCENT, GREY, plot_curves, pyplot
+from pgconv.functional import move_images
+from pgconv.train import finished
+from pgconv.train.loop import Trainer
+
+DEGREES = list(range(-180, 181, 10))
+COLOURS = (ACCENT, "#1d4ed8", GREY, "#15803d", "#a21caf", "#b45309")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Returns 0, or 2 for folders without finished runs."""
+    parser = argparse.ArgumentParser(prog="pgconv plot", description=__doc__)
+    parser.add_argument("folders", type=Path, nargs="+", metavar="FOLDER", help="of runs that have ended")
+    parser.add_argument(
+        "--root", type=Path, help="folder with the files of published data sets, for the response to rotation"
+    )
+    parser.add_argument("--out", type=Path, default=Path("plots"), help="where the plots go (plots)")
+    chosen = parser.parse_args(arguments)
+    try:
+        results = [finished.result(folder) for folder in chosen.folders]
+        chosen.out.mkdir(parents=True, exist_ok=True)
+        written = [ranges(results, chosen.out), epochs(chosen.folders, results, chosen.out)]
+        if all(found["name"].endswith("full") or "-180-" in found["name"] for found in results):
+            trainers = [finished.load(folder, chosen.root) for folder in chosen.folders]
+            written.append(response(trainers, labels(results), chosen.out))
+        table = chosen.out / "accuracies.md"
+        table.write_text(finished.accuracies(chosen.folders), encoding="utf-8")
+    except (ValueError, FileNotFoundError, ImportError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    print("\n".join(str(path) for path in [*written, table] if path is not None))
+    return 0
+
+
+def labels(results: list[dict[str, Any]]) -> list[str]:
+    """Names of runs, with their seeds where there are several of one."""
+    names = [found["name"] for found in results]
+    return [name if names.count(name) == 1 else f"{name}, seed {found['seed']}" for name, found in zip(names, results)]
+
+
+def ranges(results: list[dict[str, Any]], out: Path) -> Path | None:
+    """The learned subset of every layer: the band between ``-pi theta`` and ``pi theta``, the lifting first, which has all."""
+    chosen = [(label, found["ranges"]) for label, found in zip(labels(results), results) if found["ranges"]]
+    if not chosen:
+        return None
+    plt = pyplot()
+    figure, axes = plt.subplots(1, len(chosen), figsize=(4.2 * len(chosen), 3.2), squeeze=False, sharey=True)
+    for axis, (label, learned) in zip(axes[0], chosen):
+        theta = [1.0, *(layer["theta"][0] for layer in learned.values())]
+        layers = range(len(theta))
+        upper = [math.pi * x for x in theta]
+        axis.fill_between(layers, [-x for x in upper], upper, color=ACCENT, alpha=0.3, linewidth=0)
+        for sign in (1, -1):
+            axis.plot(layers, [sign * x for x in upper], color=ACCENT, marker="o", markersize=4)
+        for layer, own in enumerate(learned.values(), 1):
+            if "mirror" in own:
+                axis.annotate(f"m {own['mirror'][0]:.2f}", (layer, 0), ha="center", va="center", fontsize=8)
+        axis.set_title(label, fontsize=9)
+        axis.set_xlabel("layer (0: lifting)")
+        axis.set_xticks(list(layers))
+        axis.set_yticks([k * math.pi / 2 for k in range(-2, 3)], [r"$-\pi$", r"$-\pi/2$", "0", r"$\pi/2$", r"$\pi$"])
+    axes[0][0].set_ylabel("learned angles")
+    return _saved(figure, out / "ranges.png")
+
+
+def epochs(folders: list[Path], results: list[dict[str, Any]], out: Path) -> Path:
+    """Accuracy on the images that models are selected by, epoch by epoch."""
+    plt = pyplot()
+    figure, axis = plt.subplots(figsize=(6.2, 3.4))
+    for number, (folder, label) in enumerate(zip(folders, labels(results))):
+        with open(folder / "epochs.csv", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        x, y = ([float(row[name]) for row in rows] for name in ("epoch", "validation_accuracy"))
+        axis.plot(x, [100 * value for value in y], label=label, color=COLOURS[number % len(COLOURS)])
+    axis.set_xlabel("epoch")
+    axis.set_ylabel("validation accuracy in %")
+    axis.legend(frameon=False, fontsize=8)
+    return _saved(figure, out / "epochs.png")
+
+
+@torch.no_grad()
+def response(trainers: list[Trainer], names: list[str], out: Path) -> Path:
+    """Mean probability of the first class over its test images, turned by each angle."""
+    curves = {}
+    for name, trainer in zip(names, trainers):
+        images, classes = trainer.task.test.tensors
+        chosen, angles = images[classes == 0], torch.tensor([math.radians(x) for x in DEGREES])
+        # What is beside an image is black, which normalised is another number.
+        black = (-torch.tensor(trainer.task.mean) / torch.tensor(trainer.task.std))[:, None, None]
+        turns = torch.cat([torch.zeros(len(angles), 2), angles[:, None]], 1)[None]
+        trainer.network.eval()
+        moved = move_images(chosen - black, turns, "SE(2)") + black
+        curves[name] = [F.softmax(trainer.network(x), 1)[:, 0].mean().item() for x in moved.unbind(1)]
+    path = out / "response.png"
+    plot_curves(
+        DEGREES,
+        curves,
+        path,
+        colours={name: COLOURS[number % len(COLOURS)] for number, name in enumerate(curves)},
+        level=0.5,
+        words=("Response to rotation, test images", "rotation of the input", "probability of the first class"),
+        limits=(-0.03, 1.03),
+        legend={"loc": "best", "fontsize": 8},
+    )
+    return path
+
+
+def _saved(figure: Any, path: Path) -> Path:
+    figure.tight_layout()
+    figure.savefig(path, dpi=130)
+    pyplot().close(figure)
+    return path
+
+
+if __name__ == "__main__":
+    sys.exit(main())
