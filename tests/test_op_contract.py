@@ -316,3 +316,19 @@ def test_self_check_of_a_network(backend):
     with pgconv.use_backend(backend):
         report = pgconv.self_check(Network(), _draw(2, 1, 6, 6).float())
     assert report.ok, str(report)
+
+
+@pytest.mark.parametrize("backend", available("cpu"))
+def test_a_layer_with_a_backend_by_name_compiles_to_one_graph(backend):
+    layer = nn.LiftingConv2d(2, 3, kernel_size=3, num_samples=2, backend=backend).eval()
+    x = _draw(1, 2, 5, 4, dtype=torch.float32)
+    torch.testing.assert_close(torch.compile(layer, fullgraph=True, backend="aot_eager")(x)[0], layer(x)[0])
+    with pgconv.use_backend(backend, "materialize"):
+        group = torch.compile(lambda x: in_use(x, layer), fullgraph=True, backend="aot_eager")
+        torch.testing.assert_close(group(x), in_use(x, layer))
+
+
+def in_use(x, layer):
+    """The layer's function on one set of samples, by the backend in use."""
+    u = torch.zeros(1, 1, 3)
+    return pgconv.functional.lifting_conv2d(x, u, layer.net, layer.weight, group=layer.group, kernel_size=3)

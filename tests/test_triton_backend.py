@@ -88,3 +88,34 @@ def test_no_address_outside_the_operands_is_taken(run, request):
 
 def test_every_operation_has_kernels():
     assert all(BACKEND.orders(op) for op in FAMILIES)
+
+
+def compiled(device, name):
+    """Values and gradients of a layer as it is, and as one graph under torch.compile."""
+    torch.manual_seed(0)
+    if name == "images":
+        layer, args = (
+            pgconv.nn.LiftingConv2d(2, 3, kernel_size=3, num_samples=2, backend="triton"),
+            (torch.randn(2, 2, 5, 4),),
+        )
+    else:
+        layer = pgconv.nn.PointGroupConv(2, 3, group="T(2)", backend="triton")
+        args = torch.randn(2, 7, 2), pgconv.sampling.Samples(torch.randn(1, 7, 2), torch.ones(1, 7))
+    layer, args, found = layer.to(device), [_on(device, x) for x in args], []
+    for run in (layer.eval(), torch.compile(layer, fullgraph=True, backend="aot_eager")):
+        out = run(*args)[0]
+        found.append(
+            [x.detach().cpu() for x in (out, *torch.autograd.grad(out.square().sum(), list(layer.parameters())))]
+        )
+    return found
+
+
+def _on(device, x):
+    return x.to(device) if isinstance(x, torch.Tensor) else type(x)(*(y.to(device) for y in x))
+
+
+@pytest.mark.parametrize("name", ["images", "points"])
+def test_layers_compile_to_one_graph(run, name):
+    plain, one_graph = run(compiled, name)
+    for x, y in zip(plain, one_graph, strict=True):
+        torch.testing.assert_close(x, y)
