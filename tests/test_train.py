@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -342,6 +343,48 @@ def test_the_command_line(capsys, tmp_path):
     with pytest.raises(SystemExit):
         main(["--help"])
     assert "torchrun" in capsys.readouterr().out
+
+
+def test_tensorboard_gets_the_rows_of_the_table(tmp_path, monkeypatch, capsys):
+    seen = []
+
+    class Writer:
+        def __init__(self, folder):
+            seen.append(folder)
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            seen.append("closed")
+
+        def add_scalar(self, name, value, epoch):
+            seen.append((name, epoch))
+
+    command = [*COMMAND[3:], "epochs=1", "--draws", "0", "--tensorboard", "--out"]
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", types.SimpleNamespace(SummaryWriter=Writer))
+    assert main([*command, str(tmp_path / "one")]) == 0
+    assert seen[0] == str(tmp_path / "one") and seen[-1] == "closed"
+    assert {("loss", 0), ("validation_accuracy", 0), ("theta/last.sampler", 0)} <= set(seen[1:-1])
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    assert main([*command, str(tmp_path / "two")]) == 2
+    assert "pip install tensorboard" in capsys.readouterr().err
+
+
+def test_deterministic_algorithms_are_asked_for(tmp_path):
+    before = torch.are_deterministic_algorithms_enabled()
+    try:
+        for number in range(2):
+            assert (
+                main(
+                    [*COMMAND[3:], "epochs=1", "--draws", "0", "--deterministic", "--out", str(tmp_path / str(number))]
+                )
+                == 0
+            )
+            assert torch.are_deterministic_algorithms_enabled()
+        assert table(tmp_path / "0") == table(tmp_path / "1")
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 def test_models_of_a_run_are_the_librarys():
