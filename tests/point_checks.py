@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from feature_checks import make_net
+from feature_checks import make_net, operands
 
 from pgconv import groups
 from pgconv.backends.reference.point_conv import point_conv as reference
@@ -61,3 +61,31 @@ def assert_results(found, tensors, *call):
 
 def random(shape, dtype, seed):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+def operands_of(
+    name="SE(2)",
+    chart="product",
+    form="convolution",
+    activation="silu",
+    hidden=9,
+    layers=3,
+    part="all",
+    dtype=torch.float32,
+    sets=(1, 1),
+    batch=2,
+    nv=17,
+    nu=8,
+    channels=5,
+    outputs=3,
+    depthwise=False,
+    bias=True,
+):
+    """Operands f, v, u, params, weight, bias, and what is computed of them."""
+    group = groups.get(name)
+    net = make_net(activation, group.coord_dim_of(chart, part), hidden, layers)
+    v, u, params = operands(group, net, sets[0], nv, sets[1], nu, torch.float32)
+    head = (channels,) if depthwise else (outputs, channels)
+    f, weight = random((batch, nv, channels), dtype, 3), random((*head, hidden), dtype, 4)
+    shift = random(head, dtype, 5) if bias else None
+    return (f, v, u, params, weight, shift), FeatureSpec(name, chart, part, form, net.net_spec), depthwise

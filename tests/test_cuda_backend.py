@@ -168,13 +168,13 @@ def on_lists(device, lists, tensors, spec, depthwise, bound, dtype=None):
     lists = Lists(*(None if x is None else x.to(device) for x in lists))
     leaves = [None if x is None else x.requires_grad_() for x in wide(tensors)]
     want = reference(*leaves, Lists(*(None if x is None else x.cpu() for x in lists)), spec, depthwise)
-    found = point_lists.forward(tensors, lists, spec, depthwise)
+    found = point_lists.KERNELS.forward(tensors, lists, spec, depthwise)
     assert found.dtype == tensors[0].dtype and found.shape == want.shape
     assert error(found, want.detach()) < bound
     grad = torch.randn(want.shape, generator=torch.Generator().manual_seed(4)).to(found.dtype).to(device)
     given = [x for x in leaves if x is not None]
     gradients = iter(torch.autograd.grad(want, given, grad.double().cpu()))
-    found = point_lists.backward([True] * 6, grad, tensors, lists, spec, depthwise)
+    found = point_lists.KERNELS.backward([True] * 6, grad, tensors, lists, spec, depthwise)
     for name, x, own in zip(("f", "v", "u", "params", "weight", "bias"), found, tensors):
         assert (x is None) == (own is None), name
         if own is not None:
@@ -222,9 +222,9 @@ def test_only_what_is_needed_of_neighbour_lists(device, bias):
     tensors, spec = call(device, bias=bias)
     lists = Lists(*(None if x is None else x.to(device) for x in written(draw(2, (5, 17, 0, 9, 1, 20), 21), "csr")))
     grad = torch.ones(2, 6, 3, dtype=torch.float16, device=device)
-    every = point_lists.backward([True] * 6, grad, tensors, lists, spec, False)
+    every = point_lists.KERNELS.backward([True] * 6, grad, tensors, lists, spec, False)
     for one in range(6):
-        only = point_lists.backward([one == k for k in range(6)], grad, tensors, lists, spec, False)
+        only = point_lists.KERNELS.backward([one == k for k in range(6)], grad, tensors, lists, spec, False)
         for k, (x, y) in enumerate(zip(only, every)):
             assert x is None if k != one or y is None else torch.equal(x, y)
 
@@ -234,10 +234,10 @@ def test_nan_of_no_pair_is_in_no_gradient(device):
     rows = [[[0, 2], [4], []], [[1, 1], [3, 2, 1], [0]]]
     lists, grad = written(rows, "padded"), torch.ones(2, 3, 3, dtype=f.dtype, device=device)
     lists = Lists(*(None if x is None else x.to(device) for x in lists))
-    want = point_lists.backward([True] * 6, grad, (f, v, u, *rest), lists, spec, False)
+    want = point_lists.KERNELS.backward([True] * 6, grad, (f, v, u, *rest), lists, spec, False)
     f, v, u = f.clone(), v.clone(), u.clone()
     f[0, 1], v[0, 3], u[0, 2], v[1, 4] = (torch.nan,) * 4
-    for x, y in zip(point_lists.backward([True] * 6, grad, (f, v, u, *rest), lists, spec, False), want):
+    for x, y in zip(point_lists.KERNELS.backward([True] * 6, grad, (f, v, u, *rest), lists, spec, False), want):
         assert torch.equal(x, y)
 
 
@@ -246,9 +246,11 @@ def test_neighbour_lists_of_nothing(device):
         tensors, spec = call(device, nv=nv, nu=nu)
         for form in ("csr", "runs"):
             lists = Lists(*(None if x is None else x.to(device) for x in written([[[]] * nu] * 2, form)))
-            assert torch.equal(point_lists.forward(tensors, lists, spec, False).cpu(), torch.zeros(2, nu, 3).half())
+            assert torch.equal(
+                point_lists.KERNELS.forward(tensors, lists, spec, False).cpu(), torch.zeros(2, nu, 3).half()
+            )
             grad = torch.ones(2, nu, 3, dtype=torch.float16, device=device)
-            for x, own in zip(point_lists.backward([True] * 6, grad, tensors, lists, spec, False), tensors):
+            for x, own in zip(point_lists.KERNELS.backward([True] * 6, grad, tensors, lists, spec, False), tensors):
                 assert x.shape == own.shape and not x.any()
 
 
@@ -386,7 +388,7 @@ def test_workspaces_of_lists_do_not_grow_with_the_pairs(monkeypatch):
         monkeypatch.setattr(shared, "MOMENTS", limit)
         monkeypatch.setattr(list_features, "NUMBERS", 20 * limit)
         seen.clear(), pairs.clear()
-        point_lists.forward(tensors, lists, spec, False)
+        point_lists.KERNELS.forward(tensors, lists, spec, False)
         assert sum(seen) == 2 * 1000 * 8 * (7 + 1) and max(seen) <= limit
-        point_lists.backward([True] * 6, torch.zeros(2, 1000, 3).bfloat16(), tensors, lists, spec, False)
+        point_lists.KERNELS.backward([True] * 6, torch.zeros(2, 1000, 3).bfloat16(), tensors, lists, spec, False)
         assert max(seen) <= limit and len(pairs) > 2 and max(pairs) * 7 <= 20 * limit

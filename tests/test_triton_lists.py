@@ -5,9 +5,9 @@ import importlib.util
 
 import pytest
 import torch
-from feature_checks import make_net, operands
+from feature_checks import make_net
 from list_checks import FORMS, LENGTHS, draw, written
-from point_checks import assert_results, by_reference, random
+from point_checks import assert_results, by_reference, operands_of, random
 
 import pgconv
 from pgconv import groups
@@ -28,31 +28,9 @@ INPUTS, SHORT = 7, (5, 33, 0, 1)
 MODULES = {"point_conv": point_conv, "point_lists": point_lists, "list_features": list_features, "triton": triton_lists}
 
 
-def call(
-    name="T(2)",
-    chart="product",
-    convolution="convolution",
-    activation="silu",
-    hidden=9,
-    layers=3,
-    dtype=torch.float32,
-    sets=(1, 1),
-    batch=2,
-    nv=INPUTS,
-    nu=4,
-    channels=5,
-    outputs=3,
-    depthwise=False,
-    bias=False,
-):
+def call(name="T(2)", *args, **changes):
     """Operands f, v, u, params, weight, bias, and what is computed of them."""
-    group = groups.get(name)
-    net = make_net(activation, group.coord_dim_of(chart), hidden, layers)
-    v, u, params = operands(group, net, sets[0], nv, sets[1], nu, torch.float32)
-    head = (channels,) if depthwise else (outputs, channels)
-    f, weight = random((batch, nv, channels), dtype, 3), random((*head, hidden), dtype, 4)
-    shift = random(head, dtype, 5) if bias else None
-    return (f, v, u, params, weight, shift), FeatureSpec(name, chart, "all", convolution, net.net_spec), depthwise
+    return operands_of(name, *args, **({"nv": INPUTS, "nu": 4, "bias": False} | changes))
 
 
 def short(form="csr", sets=1):
@@ -67,8 +45,8 @@ def on(device, tensors):
 
 def computed(device, tensors, lists, spec, depthwise, grad):
     own, lists = on(device, tensors), Lists(*on(device, lists))
-    out = triton_lists.forward(own, lists, spec, depthwise)
-    return on("cpu", (out, *triton_lists.backward([True] * 6, grad.to(device), own, lists, spec, depthwise)))
+    out = triton_lists.KERNELS.forward(own, lists, spec, depthwise)
+    return on("cpu", (out, *triton_lists.KERNELS.backward([True] * 6, grad.to(device), own, lists, spec, depthwise)))
 
 
 def check(device, lists, tensors, spec, depthwise, pairs_of=None, constants=()):
@@ -173,7 +151,7 @@ def most_coordinates(device, form, own_lists):
         patch.setattr(triton_lists, "_given", given)
         patch.setattr(triton_lists, "COORDINATES", 3000)
         tensors, spec, depthwise = call("SE(3)", nv=40, nu=7, channels=1, hidden=2, layers=2)
-        triton_lists.forward(on(device, tensors), Lists(*on(device, lists)), spec, depthwise)
+        triton_lists.KERNELS.forward(on(device, tensors), Lists(*on(device, lists)), spec, depthwise)
     return max(seen), sum(seen)
 
 
@@ -225,7 +203,7 @@ def test_entries_beyond_the_last_are_no_pairs(run):
 
 
 def forward(device, tensors, lists, spec, depthwise):
-    return triton_lists.forward(on(device, tensors), Lists(*on(device, lists)), spec, depthwise).cpu()
+    return triton_lists.KERNELS.forward(on(device, tensors), Lists(*on(device, lists)), spec, depthwise).cpu()
 
 
 @pytest.mark.parametrize(("form", "name"), [("padded", "T(2)"), ("padded", "SE(3)"), ("csr", "SE(3)")])
@@ -288,9 +266,9 @@ def only_what_is_needed(device, bias):
     tensors, spec, depthwise = call(bias=bias, batch=1)
     tensors, lists = on(device, tensors), Lists(*on(device, short()))
     grad = torch.ones(1, 4, 3, device=device)
-    every = triton_lists.backward([True] * 6, grad, tensors, lists, spec, depthwise)
+    every = triton_lists.KERNELS.backward([True] * 6, grad, tensors, lists, spec, depthwise)
     for one in range(6):
-        only = triton_lists.backward([k == one for k in range(6)], grad, tensors, lists, spec, depthwise)
+        only = triton_lists.KERNELS.backward([k == one for k in range(6)], grad, tensors, lists, spec, depthwise)
         for k, (x, y) in enumerate(zip(only, every)):
             assert x is None if k != one or y is None else torch.equal(x, y)
 

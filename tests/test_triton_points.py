@@ -6,11 +6,10 @@ import importlib.util
 import pytest
 import torch
 from feature_checks import check as check_features
-from feature_checks import check_net, make_net, operands
-from point_checks import assert_results, random
+from feature_checks import check_net
+from point_checks import assert_results, operands_of, random
 from triton_process import with_values
 
-from pgconv import groups
 from pgconv.backends.lists import Lists
 from pgconv.kernel_nets import packing
 from pgconv.spec import Facts, FeatureSpec
@@ -27,35 +26,8 @@ DTYPES = pytest.mark.parametrize(
     ids=["float32", "float16", "bfloat16"],
 )
 BOTH = (torch.float32, torch.float16)
+call = operands_of
 HERE = "pgconv.backends.triton."
-
-
-def call(
-    name="SE(2)",
-    chart="product",
-    form="convolution",
-    activation="silu",
-    hidden=9,
-    layers=3,
-    part="all",
-    dtype=torch.float32,
-    sets=(1, 1),
-    batch=2,
-    nv=17,
-    nu=8,
-    channels=5,
-    outputs=3,
-    depthwise=False,
-    bias=True,
-):
-    """Operands f, v, u, params, weight, bias, and what is computed of them."""
-    group = groups.get(name)
-    net = make_net(activation, group.coord_dim_of(chart, part), hidden, layers)
-    v, u, params = operands(group, net, sets[0], nv, sets[1], nu, torch.float32)
-    head = (channels,) if depthwise else (outputs, channels)
-    f, weight = random((batch, nv, channels), dtype, 3), random((*head, hidden), dtype, 4)
-    shift = random(head, dtype, 5) if bias else None
-    return (f, v, u, params, weight, shift), FeatureSpec(name, chart, part, form, net.net_spec), depthwise
 
 
 def computed(device, tensors, spec, depthwise, grad):

@@ -130,7 +130,7 @@ class Listed(NamedTuple):
             "runs": Lists(None, rowptr, index[:, 0]),
         }
         operands, *others = self.points.operands(self.inputs)
-        point_lists.forward(operands, forms[self.form], *others)
+        point_lists.KERNELS.forward(operands, forms[self.form], *others)
 
 
 @triton.jit

@@ -61,15 +61,20 @@ def signal_and_head(
     return grad_f, total if depthwise or total is None else total.transpose(0, 1)
 
 
-def all_inputs(moments: Moments, operands: Sequence[Tensor | None], spec: FeatureSpec, depthwise: bool) -> Tensor:
-    """``[B,Nu,O]`` of f, v, u, params, weight, bias, where outputs sum over all inputs: so does the bias, alike for all."""
-    f, v, u, params, weight, bias = operands
+def value(parts: Iterable, sums: Callable[[], Tensor], operands: Sequence[Tensor | None], depthwise: bool) -> Tensor:
+    """``[B,Nu,O]`` from the moments of some outputs at a time; ``sums`` gives the sums of the signal that belong to the bias."""
+    f, _, u, _, weight, bias = operands
     out = f.new_empty(f.shape[0], u.shape[1], weight.shape[0])
-    weighed(_all_examples(moments(f, v, u, params, spec)), out, weight, depthwise)
+    weighed(parts, out, weight, depthwise)
     if bias is not None:
-        sums = f.sum(1, keepdim=True)
-        out += sums * bias if depthwise else sums @ bias.t()
+        out += sums() * bias if depthwise else sums() @ bias.t()
     return out
+
+
+def all_inputs(moments: Moments, operands: Sequence[Tensor | None], spec: FeatureSpec, depthwise: bool) -> Tensor:
+    """Where outputs sum over all inputs: so does the bias, alike for all."""
+    f, *call, _, _ = operands
+    return value(_all_examples(moments(f, *call, spec)), lambda: f.sum(1, keepdim=True), operands, depthwise)
 
 
 def all_inputs_gradients(

@@ -37,52 +37,46 @@ class Kernels(NamedTuple):
     """Of f, v, u, lists and spec: ``sum_{j in N(i)} f[b,j,c]`` in float32, ``[B,Nu,C]``."""
     net_gradients: list_features.NetGradients
 
+    def forward(self, operands: Operands, lists: Lists, spec: FeatureSpec, depthwise: bool) -> Tensor:
+        """``[B,Nu,O]`` in the signal's dtype."""
+        f, v, u, params, *_ = operands
+        parts = self.moments(f, v, u, params, lists, spec)
+        return moments.value(parts, lambda: self.sums(f, v, u, lists, spec).to(f.dtype), operands, depthwise)
 
-def forward(operands: Operands, lists: Lists, spec: FeatureSpec, depthwise: bool, kernels: Kernels) -> Tensor:
-    """``[B,Nu,O]`` in the signal's dtype."""
-    f, v, u, params, weight, bias = operands
-    out = f.new_empty(f.shape[0], u.shape[1], weight.shape[0])
-    moments.weighed(kernels.moments(f, v, u, params, lists, spec), out, weight, depthwise)
-    if bias is not None:
-        sums = kernels.sums(f, v, u, lists, spec).to(f.dtype)
-        out += sums * bias if depthwise else sums @ bias.t()
-    return out
-
-
-def backward(
-    needs: Sequence[bool],
-    grad: Tensor,
-    operands: Operands,
-    lists: Lists,
-    spec: FeatureSpec,
-    depthwise: bool,
-    kernels: Kernels,
-) -> list[Tensor | None]:
-    """Gradients of the operands (None where not needed)."""
-    f, v, u, params, weight, bias = operands
-    grad = grad.to(f.dtype)
-    # The problem with inputs and outputs, and their signals, in each other's place.
-    transposed = lists.transposed(u.shape[1], f.shape[1]) if needs[0] or needs[1] or needs[4] else None
-    adjoint = spec.adjoint
-    turned = weight if depthwise else weight.transpose(0, 1)
-    found: list[Tensor | None] = [None] * len(operands)
-    if needs[0] or needs[4]:
-        parts = kernels.moments(grad, u, v, params, transposed, adjoint)
-        signal = _listed(f, transposed) if needs[4] else f
-        found[0], found[4] = moments.signal_and_head(needs[0], needs[4], parts, signal, weight, depthwise)
-    if bias is not None and needs[0]:
-        sums = kernels.sums(grad, u, v, transposed, adjoint).to(f.dtype)
-        found[0] += sums * bias if depthwise else sums @ bias
-    if bias is not None and needs[5]:
-        sums = kernels.sums(f, v, u, lists, spec)
-        found[5] = (sums * grad).sum((0, 1)) if depthwise else grad.flatten(0, 1).t().float() @ sums.flatten(0, 1)
-    if needs[1]:
-        call = (grad, u, v, params, turned, f), transposed, adjoint, depthwise, kernels.net_gradients
-        found[1], _ = list_features.gradients((True, False), *call)
-    if needs[2] or needs[3]:
-        call = (f, v, u, params, weight, grad), lists, spec, depthwise, kernels.net_gradients
-        found[2], found[3] = list_features.gradients((needs[2], needs[3]), *call)
-    return [x.to(own.dtype) if need and x is not None else None for x, own, need in zip(found, operands, needs)]
+    def backward(
+        self,
+        needs: Sequence[bool],
+        grad: Tensor,
+        operands: Operands,
+        lists: Lists,
+        spec: FeatureSpec,
+        depthwise: bool,
+    ) -> list[Tensor | None]:
+        """Gradients of the operands (None where not needed)."""
+        f, v, u, params, weight, bias = operands
+        grad = grad.to(f.dtype)
+        # The problem with inputs and outputs, and their signals, in each other's place.
+        transposed = lists.transposed(u.shape[1], f.shape[1]) if needs[0] or needs[1] or needs[4] else None
+        adjoint = spec.adjoint
+        turned = weight if depthwise else weight.transpose(0, 1)
+        found: list[Tensor | None] = [None] * len(operands)
+        if needs[0] or needs[4]:
+            parts = self.moments(grad, u, v, params, transposed, adjoint)
+            signal = _listed(f, transposed) if needs[4] else f
+            found[0], found[4] = moments.signal_and_head(needs[0], needs[4], parts, signal, weight, depthwise)
+        if bias is not None and needs[0]:
+            sums = self.sums(grad, u, v, transposed, adjoint).to(f.dtype)
+            found[0] += sums * bias if depthwise else sums @ bias
+        if bias is not None and needs[5]:
+            sums = self.sums(f, v, u, lists, spec)
+            found[5] = (sums * grad).sum((0, 1)) if depthwise else grad.flatten(0, 1).t().float() @ sums.flatten(0, 1)
+        if needs[1]:
+            call = (grad, u, v, params, turned, f), transposed, adjoint, depthwise, self.net_gradients
+            found[1], _ = list_features.gradients((True, False), *call)
+        if needs[2] or needs[3]:
+            call = (f, v, u, params, weight, grad), lists, spec, depthwise, self.net_gradients
+            found[2], found[3] = list_features.gradients((needs[2], needs[3]), *call)
+        return [x.to(own.dtype) if need and x is not None else None for x, own, need in zip(found, operands, needs)]
 
 
 def _listed(f: Tensor, transposed: Lists) -> Tensor:

@@ -63,14 +63,14 @@ def _point_conv(order: str, f, v, u, params, weight, bias, index, rowptr, first,
     operands, lists = (f, v, u, params, weight, bias), Lists(index, rowptr, first)
     if lists.dense:
         return point_conv.forward(operands, spec, depthwise)
-    return point_lists.forward(operands, lists, spec, depthwise)
+    return point_lists.KERNELS.forward(operands, lists, spec, depthwise)
 
 
 def _point_conv_backward(order, needs, grad, f, v, u, params, weight, bias, index, rowptr, first, spec, depthwise):
     operands, lists = (f, v, u, params, weight, bias), Lists(index, rowptr, first)
     if lists.dense:
         return point_conv.backward(needs, grad, operands, spec, depthwise)
-    return point_lists.backward(needs, grad, operands, lists, spec, depthwise)
+    return point_lists.KERNELS.backward(needs, grad, operands, lists, spec, depthwise)
 
 
 _FUNCTIONS = native_features.FUNCTIONS | raw_functions(globals(), ("group_conv2d", "point_conv"))

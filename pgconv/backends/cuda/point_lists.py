@@ -7,7 +7,7 @@ but the lists.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
@@ -17,22 +17,10 @@ from pgconv.backends import native_features, point_lists
 from pgconv.backends.cpp.library import ops
 from pgconv.backends.cuda.layout import aligned, float16_parts, whole_granules
 from pgconv.backends.lists import Lists
-from pgconv.backends.point_lists import Operands, Part, lists_of, of_examples, parts
+from pgconv.backends.point_lists import Part, lists_of, of_examples, parts
 from pgconv.backends.reference.vjp import vjp
 from pgconv.kernel_nets import packing
 from pgconv.spec import FeatureSpec
-
-
-def forward(operands: Operands, lists: Lists, spec: FeatureSpec, depthwise: bool) -> Tensor:
-    """``[B,Nu,O]`` in the signal's dtype."""
-    return point_lists.forward(operands, lists, spec, depthwise, KERNELS)
-
-
-def backward(
-    needs: Sequence[bool], grad: Tensor, operands: Operands, lists: Lists, spec: FeatureSpec, depthwise: bool
-) -> list[Tensor | None]:
-    """Gradients of the operands (None where not needed)."""
-    return point_lists.backward(needs, grad, operands, lists, spec, depthwise, KERNELS)
 
 
 def _sums(f: Tensor, v: Tensor, u: Tensor, lists: Lists, spec: FeatureSpec) -> Tensor:

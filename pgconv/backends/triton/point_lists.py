@@ -6,7 +6,7 @@ Nothing is stored for pairs but the lists and, for groups whose law no kernel co
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pgconv.backends import point_lists
 from pgconv.backends.lists import Lists
-from pgconv.backends.point_lists import Operands, Part, lists_of, of_examples, parts, rows_of
+from pgconv.backends.point_lists import Part, lists_of, of_examples, parts, rows_of
 from pgconv.backends.reference.features import pair_coordinates
 from pgconv.backends.triton import point_conv
 from pgconv.backends.triton.features import kernel_net_backward
@@ -31,18 +31,6 @@ MOST_HALF_TERMS = 1 << 17
 """Sums in an accumulator whose cut-off is below the rounding of 16 bits."""
 COORDINATES = 1 << 24
 """Numbers in the given coordinates of pairs taken together, unless one output has more: 64 MB."""
-
-
-def forward(operands: Operands, lists: Lists, spec: FeatureSpec, depthwise: bool) -> Tensor:
-    """``[B,Nu,O]`` in the signal's dtype."""
-    return point_lists.forward(operands, lists, spec, depthwise, KERNELS)
-
-
-def backward(
-    needs: Sequence[bool], grad: Tensor, operands: Operands, lists: Lists, spec: FeatureSpec, depthwise: bool
-) -> list[Tensor | None]:
-    """Gradients of the operands (None where not needed)."""
-    return point_lists.backward(needs, grad, operands, lists, spec, depthwise, KERNELS)
 
 
 def _sums(f: Tensor, v: Tensor, u: Tensor, lists: Lists, spec: FeatureSpec) -> Tensor:
