@@ -10,7 +10,7 @@ from published_files import write_amat, write_cifar, write_mnist, write_pcam
 
 import pgconv
 from pgconv.data import registry
-from pgconv.data.motions import half_turn, mirror
+from pgconv.data.motions import flip, half_turn, mirror
 
 
 def pixels_of(task, split):
@@ -26,7 +26,7 @@ def rows(images):
 
 
 @pytest.mark.parametrize("compressed", [False, True], ids=["plain", "gz"])
-@pytest.mark.parametrize(("name", "change"), [("MNIST6-180", half_turn), ("MNIST6-M", mirror)])
+@pytest.mark.parametrize(("name", "change"), [("MNIST6-180", half_turn), ("MNIST6-M", mirror), ("MNIST6-flip", flip)])
 def test_mnist6_is_every_six_and_its_exact_image(tmp_path, name, change, compressed):
     sixes = write_mnist(tmp_path / "MNIST" / "raw", compressed)
     task = pgconv.data.get(name, tmp_path, verify=False)
@@ -125,7 +125,9 @@ def test_digits_without_scikit_learn_say_what_is_missing(monkeypatch):
         pgconv.data.get("digits6-180")
 
 
-@pytest.mark.parametrize(("name", "change"), [("digits6-180", half_turn), ("digits6-M", mirror)])
+@pytest.mark.parametrize(
+    ("name", "change"), [("digits6-180", half_turn), ("digits6-M", mirror), ("digits6-flip", flip)]
+)
 @pytest.mark.parametrize("rotation", [0, 30.0])
 def test_digits6(name, change, rotation):
     task = pgconv.data.get(name, rotation=rotation)

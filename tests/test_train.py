@@ -27,11 +27,17 @@ ALONE = World(0, 1, torch.device("cpu"))
 SHAPES = {
     "MNIST6-180": (1, 28, 2),
     "MNIST6-M": (1, 28, 2),
+    "MNIST6-flip": (1, 28, 2),
     "RotMNIST": (1, 28, 10),
     "CIFAR10": (3, 32, 10),
     "CIFAR100": (3, 32, 100),
 }
-SHAPES |= {"digits6-180": (1, 16, 2), "digits6-M": (1, 16, 2), "rotated-digits": (1, 16, 10)}
+SHAPES |= {
+    "digits6-180": (1, 16, 2),
+    "digits6-M": (1, 16, 2),
+    "digits6-flip": (1, 16, 2),
+    "rotated-digits": (1, 16, 10),
+}
 
 
 def split(count, channels, size, classes, seed=0):

@@ -42,3 +42,8 @@ def half_turn(images: Tensor) -> Tensor:
 def mirror(images: Tensor) -> Tensor:
     """Left and right exchanged."""
     return images.flip(-1)
+
+
+def flip(images: Tensor) -> Tensor:
+    """Up and down exchanged, as the mirror of this library's groups does, which leaves the x axis where it is."""
+    return images.flip(-2)

@@ -9,7 +9,7 @@ from typing import Any
 
 from pgconv._shapes import check_choice, check_positive_int
 from pgconv.data import digits, published, sources
-from pgconv.data.motions import half_turn, mirror
+from pgconv.data.motions import flip, half_turn, mirror
 from pgconv.data.sources import File
 from pgconv.data.task import Task
 
@@ -17,12 +17,14 @@ from pgconv.data.task import Task
 _TASKS: dict[str, tuple[Callable[..., Task], tuple[File, ...]]] = {
     "MNIST6-180": (partial(published.mnist6, "MNIST6-180", half_turn), sources.MNIST),
     "MNIST6-M": (partial(published.mnist6, "MNIST6-M", mirror), sources.MNIST),
+    "MNIST6-flip": (partial(published.mnist6, "MNIST6-flip", flip), sources.MNIST),
     "RotMNIST": (published.rotmnist, sources.ROTMNIST),
     "CIFAR10": (published.cifar10, sources.CIFAR10),
     "CIFAR100": (published.cifar100, sources.CIFAR100),
     "PCam": (published.pcam, sources.PCAM),
     "digits6-180": (partial(digits.digits6, "digits6-180", half_turn), ()),
     "digits6-M": (partial(digits.digits6, "digits6-M", mirror), ()),
+    "digits6-flip": (partial(digits.digits6, "digits6-flip", flip), ()),
     "rotated-digits": (digits.rotated_digits, ()),
 }
 
@@ -33,7 +35,8 @@ def names() -> list[str]:
     Example:
         >>> import pgconv
         >>> pgconv.data.names()  # doctest: +NORMALIZE_WHITESPACE
-        ['MNIST6-180', 'MNIST6-M', 'RotMNIST', 'CIFAR10', 'CIFAR100', 'PCam', 'digits6-180', 'digits6-M', 'rotated-digits']
+        ['MNIST6-180', 'MNIST6-M', 'MNIST6-flip', 'RotMNIST', 'CIFAR10', 'CIFAR100', 'PCam',
+         'digits6-180', 'digits6-M', 'digits6-flip', 'rotated-digits']
     """
     return list(_TASKS)
 
@@ -78,8 +81,9 @@ def get(name: str, root: Any = None, seed: int = 42, **options: Any) -> Task:
         FileNotFoundError: a file is not there; the message says where it comes from
         ImportError: the task needs scikit-learn, or h5py (PCam)
 
-    Source: Romero & Lohit, "Learning Partial Equivariances from Data" (2022), for the first six: contents, splits, mean and std.
-    Their MNIST6 has no validation images and selects models on the test images; ``validation=0`` gives its training images.
+    Source: Romero & Lohit, "Learning Partial Equivariances from Data" (2022), for all from files: contents, splits, mean and std.
+    ``MNIST6-flip`` is ``MNIST6-M`` for the group M(2), whose mirror exchanges up and down: theirs exchanges left and right, like their
+    task. Their MNIST6 has no validation images and selects models on the test images; ``validation=0`` gives its training images.
 
     Example:
         >>> import pgconv

@@ -115,7 +115,7 @@ class Pairs:
 
     Args:
         images: ``[n, C, H, W]``
-        change: ``half_turn`` or ``mirror``
+        change: ``half_turn``, ``mirror`` or ``flip``
     """
 
     def __init__(self, images: Tensor, change: Callable[[Tensor], Tensor]) -> None:

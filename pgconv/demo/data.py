@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pgconv.data.digits import MEAN, STD, enlarge, load_images, shrink
-from pgconv.data.motions import half_turn, rotate
+from pgconv.data.motions import flip, half_turn, rotate
 
 TASKS = ("6-180", "6-M")
 
@@ -44,7 +44,7 @@ def to_input(fine: Tensor) -> Tensor:
 
 def transform(task: str, images: Tensor) -> Tensor:
     """The other class: an exact half turn, or the exact mirror image (of the groups' mirror, which swaps up and down)."""
-    return half_turn(images) if task == "6-180" else images.flip(-2)
+    return half_turn(images) if task == "6-180" else flip(images)
 
 
 def batch(task: str, fine: Tensor, degrees: Tensor | float = 0.0) -> tuple[Tensor, Tensor]:
