@@ -83,7 +83,8 @@ def get(name: str, root: Any = None, seed: int = 42, **options: Any) -> Task:
 
     Source: Romero & Lohit, "Learning Partial Equivariances from Data" (2022), for all from files: contents, splits, mean and std.
     ``MNIST6-flip`` is ``MNIST6-M`` for the group M(2), whose mirror exchanges up and down: theirs exchanges left and right, as
-    their task does. Their MNIST6 has no validation images and selects models on the test images; ``validation=0`` gives its training images.
+    their task does. Their MNIST6 has no validation images and selects models on the test images; ``validation=0`` gives its
+    training images.
 
     Example:
         >>> import pgconv
