@@ -17,6 +17,7 @@ import torch
 import pgconv
 from pgconv.cli import main as cli
 from pgconv.data import Split, Task
+from pgconv.data.motions import flip, half_turn, mirror
 from pgconv.train import Config, Trainer, checkpoint, configs, plot
 from pgconv.train.__main__ import main
 from pgconv.train.loop import LAST_LR, Best
@@ -98,8 +99,25 @@ def test_published_rows_are_complete():
     assert sum(config.published is not None for config in found) == 3 * (11 + 10) + 2 * 4
     assert configs.get("cifar100-ckresnet-e2-16-partial").published == 61.46
     assert configs.get("rotmnist-gcnn13-se2-16-augerino").published == 99.28
-    for name in ("rotmnist-ckresnet-t2", "digits6-m-mirror-full".replace("-m-", "-M-"), "rotated-digits-augerino"):
+    for name in ("rotmnist-ckresnet-t2", "digits6-flip-mirror-full", "rotated-digits-augerino"):
         assert name in configs.names()
+
+
+@pytest.mark.parametrize("data", ["MNIST6", "digits6"])
+@pytest.mark.parametrize(("task", "group"), configs._TOY_ROWS)
+def test_a_full_network_cannot_tell_the_classes_of_a_toy_task_apart(task, group, data):
+    """Whatever it has learned: the group has the motion that makes the second class."""
+    change = task.removeprefix("MNIST6-")
+    config = configs.get(f"{task.lower() if data == 'MNIST6' else f'digits6-{change}'}-{configs.SHORT[group]}-full")
+    channels, size, _ = SHAPES[config.task]
+    torch.manual_seed(0)
+    # In float64 the quarter turns of a grid are exact enough for any difference to be one of the network.
+    network = config.make_network(noise(config.task)).double().eval()
+    images = torch.rand(2, channels, size, size, dtype=torch.float64)
+    changed = {"180": half_turn, "M": mirror, "flip": flip}[change](images)
+    logits = network(images)
+    torch.testing.assert_close(network(changed), logits, rtol=1e-5, atol=1e-5)
+    assert (logits[0] - logits[1]).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize(

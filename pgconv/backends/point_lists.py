@@ -44,13 +44,7 @@ class Kernels(NamedTuple):
         return moments.value(parts, lambda: self.sums(f, v, u, lists, spec).to(f.dtype), operands, depthwise)
 
     def backward(
-        self,
-        needs: Sequence[bool],
-        grad: Tensor,
-        operands: Operands,
-        lists: Lists,
-        spec: FeatureSpec,
-        depthwise: bool,
+        self, needs: Sequence[bool], grad: Tensor, operands: Operands, lists: Lists, spec: FeatureSpec, depthwise: bool
     ) -> list[Tensor | None]:
         """Gradients of the operands (None where not needed)."""
         f, v, u, params, weight, bias = operands
