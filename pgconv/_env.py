@@ -54,3 +54,8 @@ def launched() -> tuple[int, int, int]:
     return tuple(
         int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1), ("LOCAL_RANK", 0))
     )  # type: ignore[return-value]
+
+
+def with_threads(count: int) -> dict[str, str]:
+    """The environment of a process of its own that computes with so many threads."""
+    return {**os.environ, "OMP_NUM_THREADS": str(count)}

@@ -1,4 +1,4 @@
-"""The command ``pgconv``: ``train``, ``evaluate``, ``plot``."""
+"""The command ``pgconv``: ``train``, ``evaluate``, ``plot``, ``study``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ COMMANDS = {
     "train": ("pgconv.train.__main__", "a published experiment by name, or one on scikit-learn's digits"),
     "evaluate": ("pgconv.train.evaluate", "test a trained network again"),
     "plot": ("pgconv.train.plot", "learned ranges, accuracies, and the response to rotation of finished runs"),
+    "study": ("pgconv.train.study", "sets of runs with several seeds, and a page of their results"),
 }
 
 

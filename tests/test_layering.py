@@ -25,14 +25,19 @@ LAYERS = (
     ("neighbors",),
     ("nn",),
     ("models", "data"),
-    ("diagnostics", "config", "train", "demo"),
+    ("diagnostics", "config", "demo"),
+    ("train",),
     ("cli",),
+    ("__main__",),
 )
 # Data has no use for parameters: what it may import ends before the layers.
 NEVER = {"data": ("nn", "neighbors")}
 POSITION = {name: i for i, layer in enumerate(LAYERS) for name in layer}
 # Commands, whose business is to say something.
-SPEAKING = [ROOT / "pgconv" / name for name in ("cli.py", "train/__main__.py", "train/evaluate.py", "train/plot.py")]
+SPEAKING = [
+    ROOT / "pgconv" / name
+    for name in ("cli.py", "train/__main__.py", "train/evaluate.py", "train/plot.py", "train/study.py")
+]
 MAX_LINES, LONG_LINES = 600, 400
 
 

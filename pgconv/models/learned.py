@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from pgconv.kernel_nets import KernelNet
 from pgconv.models._images import partial_convs
-from pgconv.sampling import Sampler
+from pgconv.sampling import LearnedSubset, Sampler
 
 
 def learned_ranges(network: nn.Module) -> dict[str, dict[str, list[float]]]:
-    """By name of the sampler, in the order of the network: ``theta``, the share of the rotations (or of the grid) that is covered,
-    and what the sampler says of its ``range``, as numbers.
+    """By name of the sampler, in the order of the network: ``theta``, the share of the rotations (or of the grid) that is covered;
+    for an arc its ends, ``range``, in radians, and the probability of the ``mirror`` where there is one; for a subset of the grid
+    the probability of every element, ``kept``.
 
     Example:
         >>> import pgconv
@@ -26,7 +27,8 @@ def learned_ranges(network: nn.Module) -> dict[str, dict[str, list[float]]]:
     found = {}
     for name, module in network.named_modules():
         if isinstance(module, Sampler) and any(True for _ in module.parameters(recurse=False)):
-            own = {"theta": module.theta_effective.tolist(), "range": module.range().tolist()}
+            extent = "kept" if isinstance(module, LearnedSubset) else "range"
+            own = {"theta": module.theta_effective.tolist(), extent: module.range().tolist()}
             mirror = getattr(module, "mirror_probability", None)
             found[name] = own if mirror is None else own | {"mirror": mirror.tolist()}
     return found

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import statistics
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,11 @@ import torch
 
 from pgconv import data
 from pgconv.models import learned_ranges
+from pgconv.ops.dispatch import use_backend
+from pgconv.spec import ORDERS
 from pgconv.train import configs
 from pgconv.train.loop import Progress, Trainer
+from pgconv.train.progress import bar
 from pgconv.train.world import World, joined
 
 ABOUT = """Train a network of the published experiments, or change it with key=value: epochs=20, batch_size=32, lr=1e-3, seed=1,
@@ -33,6 +37,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--root", type=Path, help="folder with the files of published data sets (docs/data.md)")
     parser.add_argument("--out", type=Path, help="folder of the run; runs/NAME-SEED by default")
     parser.add_argument("--device", choices=("cpu", "cuda"), help="a GPU where there is one, by default")
+    parser.add_argument(
+        "--order",
+        choices=ORDERS,
+        help="one evaluation order for all convolutions, such as materialize, the one of plain PyTorch; planned by default",
+    )
     parser.add_argument("--compile", action="store_true", help="under torch.compile")
     parser.add_argument(
         "--deterministic", action="store_true", help="only algorithms that give the same bits every time"
@@ -57,7 +66,7 @@ def main(arguments: list[str] | None = None) -> int:
     torch.use_deterministic_algorithms(chosen.deterministic)
     folder = chosen.out or Path("runs") / f"{config.name}-{config.seed}"
     try:
-        with joined(chosen.device) as world:
+        with joined(chosen.device) as world, use_backend(None, chosen.order) if chosen.order else nullcontext():
             # The trainer is gone before the processes part.
             train(Trainer(config, task, world, folder, chosen.compile), world, chosen)
     except ValueError as error:
@@ -72,7 +81,7 @@ def train(trainer: Trainer, world: World, chosen: argparse.Namespace) -> None:
     if world.first and trainer.epoch:
         print(f"{folder}: going on after {trainer.epoch} epochs")
     with (
-        bar(trainer, world.first and not chosen.quiet) as progress,
+        shown(trainer, world.first and not chosen.quiet) as progress,
         events(folder, chosen.tensorboard and world.first) as log,
     ):
         trainer.fit(progress, log)
@@ -83,8 +92,13 @@ def train(trainer: Trainer, world: World, chosen: argparse.Namespace) -> None:
         f"best epoch {trainer.best.epoch} of {trainer.epoch}: {100 * trainer.best.accuracy:.2f} % where it was chosen"
     )
     print(summary(trainer, found))
+    seconds = [row["seconds"] for row in trainer.history]
     result = {"name": config.name, "seed": config.seed, "epochs": trainer.epoch, "best_epoch": trainer.best.epoch}
     result |= {
+        "settings": chosen.settings,
+        "order": chosen.order,
+        "seconds": sum(seconds),
+        "epoch_seconds": statistics.median(seconds),
         "published": config.published,
         "validation_accuracy": trainer.best.accuracy,
         **{f"test_{key}": value for key, value in found.items()},
@@ -123,27 +137,18 @@ def listing() -> str:
 
 
 @contextmanager
-def bar(trainer: Trainer, wanted: bool) -> Iterator[Progress | None]:
-    """A progress bar with rate and time left on the standard error, where tqdm is installed."""
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        wanted = False
-    if not wanted:
-        yield None
-        return
-    total = trainer.config.epochs * trainer.steps
-    with tqdm(
-        total=total, initial=trainer.epoch * trainer.steps, desc=trainer.config.name, unit="step", mininterval=0.5
-    ) as shown:
+def shown(trainer: Trainer, wanted: bool) -> Iterator[Progress | None]:
+    """What shows the steps of a run, with the loss and the best accuracy so far."""
+    total, initial = trainer.config.epochs * trainer.steps, trainer.epoch * trainer.steps
+    with bar(wanted, total=total, initial=initial, desc=trainer.config.name, unit="step") as line:
 
         def step(number: int, _: int, loss: float) -> None:
             if not math.isnan(loss):
                 best = "" if trainer.best.epoch < 0 else f"{100 * trainer.best.accuracy:.1f}%"
-                shown.set_postfix(epoch=trainer.epoch, loss=f"{loss:.3f}", best=best, refresh=False)
-            shown.update(number - shown.n)
+                line.set_postfix(epoch=trainer.epoch, loss=f"{loss:.3f}", best=best, refresh=False)
+            line.update(number - line.n)
 
-        yield step
+        yield None if line is None else step
 
 
 @contextmanager

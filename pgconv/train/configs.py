@@ -168,7 +168,7 @@ def _rotated_digits(kind: str) -> Config:
         task="rotated-digits",
         network_options=options,
         augerino="SE(2)" if kind == "augerino" else None,
-        epochs=60,
+        epochs=30,
         batch_size=32,
         lr=3e-3,
         range_lr=1e-2,

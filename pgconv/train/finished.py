@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from pgconv.train import checkpoint
 from pgconv.train.config import Config
 from pgconv.train.loop import Trainer
+from pgconv.train.studies import Run
 from pgconv.train.world import World
 
 
@@ -43,21 +45,42 @@ def result(folder: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
 
 
-def accuracies(folders: list[Path]) -> str:
-    """Test accuracies by run, over its seeds, beside the published ones: a table in Markdown."""
-    by_name: dict[str, list[dict[str, Any]]] = {}
-    for folder in folders:
-        found = result(folder)
-        by_name.setdefault(found["name"], []).append(found)
-    lines = ["| run | seeds | fixed samples | random samples | published |", "|---|---|---|---|---|"]
-    for name, runs in by_name.items():
-        seeds = ", ".join(str(x["seed"]) for x in runs)
-        published = next((x["published"] for x in runs if x.get("published") is not None), None)
-        cells = [_percent([x.get(f"test_{key}") for x in runs]) for key in ("accuracy", "mean")]
-        lines.append(
-            f"| `{name}` | {seeds} | {' | '.join(cells)} | {'' if published is None else f'{published:.2f} %'} |"
+def title(found: dict[str, Any]) -> str:
+    """Name of a result's run, and the evaluation order where it was not planned."""
+    return Run(found["name"], found["order"]).title
+
+
+def accuracies(results: list[dict[str, Any]]) -> str:
+    """Test accuracies and seconds of an epoch by run, over its seeds, beside the published ones: a table in Markdown."""
+    by_title: dict[str, list[dict[str, Any]]] = {}
+    for found in results:
+        by_title.setdefault(title(found), []).append(found)
+    rows = []
+    for name, runs in by_title.items():
+        published = [x["published"] for x in runs if x.get("published") is not None]
+        rows.append(
+            {
+                "run": f"`{name}`",
+                "seeds": _listed(runs, "seed"),
+                "fixed samples": _percent([x["test_accuracy"] for x in runs]),
+                "random samples": _percent([x.get("test_mean") for x in runs]),
+                "published": f"{published[0]:.2f} %" if published else "",
+                "epochs": _listed(runs, "epochs"),
+                "s / epoch": f"{statistics.median(x['epoch_seconds'] for x in runs):.2f}",
+            }
         )
-    return "\n".join(lines) + "\n"
+    return markdown(rows)
+
+
+def markdown(rows: list[dict[str, str]]) -> str:
+    """A table, without the columns that are empty in all rows."""
+    columns = [name for name in rows[0] if any(row[name] for row in rows)]
+    lines = [columns, ["---"] * len(columns), *([row[name] for name in columns] for row in rows)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _listed(runs: list[dict[str, Any]], key: str) -> str:
+    return ", ".join(dict.fromkeys(str(x[key]) for x in runs))
 
 
 def _percent(values: list[float | None]) -> str:

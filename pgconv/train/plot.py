@@ -33,12 +33,16 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         results = [finished.result(folder) for folder in chosen.folders]
         chosen.out.mkdir(parents=True, exist_ok=True)
-        written = [ranges(results, chosen.out), epochs(chosen.folders, results, chosen.out)]
+        written = [
+            ranges(results, chosen.out),
+            epochs(chosen.folders, results, chosen.out),
+            accuracies(results, chosen.out),
+        ]
         if all(found["name"].endswith("full") or "-180-" in found["name"] for found in results):
             trainers = [finished.load(folder, chosen.root) for folder in chosen.folders]
             written.append(response(trainers, labels(results), chosen.out))
         table = chosen.out / "accuracies.md"
-        table.write_text(finished.accuracies(chosen.folders), encoding="utf-8")
+        table.write_text(finished.accuracies(results), encoding="utf-8")
     except (ValueError, FileNotFoundError, ImportError) as error:
         print(error, file=sys.stderr)
         return 2
@@ -48,33 +52,65 @@ def main(arguments: list[str] | None = None) -> int:
 
 def labels(results: list[dict[str, Any]]) -> list[str]:
     """Names of runs, with their seeds where there are several of one."""
-    names = [found["name"] for found in results]
+    names = [finished.title(found) for found in results]
     return [name if names.count(name) == 1 else f"{name}, seed {found['seed']}" for name, found in zip(names, results)]
 
 
 def ranges(results: list[dict[str, Any]], out: Path) -> Path | None:
-    """The learned subset of every layer: the band between ``-pi theta`` and ``pi theta``, the lifting first, which has all."""
+    """What every layer has learned of the group, the lifting first, which has all: the band between ``-pi theta`` and ``pi theta``
+    of an arc, the probability of every element of a subset."""
     chosen = [(label, found["ranges"]) for label, found in zip(labels(results), results) if found["ranges"]]
     if not chosen:
         return None
-    plt = pyplot()
-    figure, axes = plt.subplots(1, len(chosen), figsize=(4.2 * len(chosen), 3.2), squeeze=False, sharey=True)
-    for axis, (label, learned) in zip(axes[0], chosen):
-        theta = [1.0, *(layer["theta"][0] for layer in learned.values())]
-        layers = range(len(theta))
-        upper = [math.pi * x for x in theta]
-        axis.fill_between(layers, [-x for x in upper], upper, color=ACCENT, alpha=0.3, linewidth=0)
-        for sign in (1, -1):
-            axis.plot(layers, [sign * x for x in upper], color=ACCENT, marker="o", markersize=4)
-        for layer, own in enumerate(learned.values(), 1):
-            if "mirror" in own:
-                axis.annotate(f"m {own['mirror'][0]:.2f}", (layer, 0), ha="center", va="center", fontsize=8)
+    columns = min(len(chosen), 3)
+    rows = -(-len(chosen) // columns)
+    figure, axes = pyplot().subplots(rows, columns, figsize=(4.2 * columns, 3.2 * rows), squeeze=False)
+    for axis in axes.flat[len(chosen) :]:
+        axis.axis("off")
+    for axis, (label, learned) in zip(axes.flat, chosen):
+        layers = list(learned.values())
+        (_subsets if "kept" in layers[0] else _arcs)(axis, layers)
         axis.set_title(label, fontsize=9)
         axis.set_xlabel("layer (0: lifting)")
-        axis.set_xticks(list(layers))
-        axis.set_yticks([k * math.pi / 2 for k in range(-2, 3)], [r"$-\pi$", r"$-\pi/2$", "0", r"$\pi/2$", r"$\pi$"])
-    axes[0][0].set_ylabel("learned angles")
+        axis.set_xticks(range(len(layers) + 1))
     return _saved(figure, out / "ranges.png")
+
+
+def _arcs(axis: Any, learned: list[dict[str, list[float]]]) -> None:
+    upper = [math.pi, *(math.pi * layer["theta"][0] for layer in learned)]
+    axis.fill_between(range(len(upper)), [-x for x in upper], upper, color=ACCENT, alpha=0.3, linewidth=0)
+    for sign in (1, -1):
+        axis.plot(range(len(upper)), [sign * x for x in upper], color=ACCENT, marker="o", markersize=4)
+    for number, layer in enumerate(learned, 1):
+        if "mirror" in layer:
+            axis.annotate(f"m {layer['mirror'][0]:.2f}", (number, 0), ha="center", va="center", fontsize=8)
+    axis.set_yticks([k * math.pi / 2 for k in range(-2, 3)], [r"$-\pi$", r"$-\pi/2$", "0", r"$\pi/2$", r"$\pi$"])
+    axis.set_ylabel("learned angles")
+
+
+def _subsets(axis: Any, learned: list[dict[str, list[float]]]) -> None:
+    kept = [[1.0] * len(learned[0]["kept"]), *(layer["kept"] for layer in learned)]
+    for number, layer in enumerate(kept):
+        for element, probability in enumerate(layer):
+            axis.scatter(number, element, s=260, color=ACCENT, alpha=probability, linewidth=0)
+            axis.annotate(f"{probability:.2f}", (number, element), ha="center", va="center", fontsize=7)
+    axis.set_ylim(-0.6, len(kept[0]) - 0.4)
+    axis.set_yticks(range(len(kept[0])))
+    axis.set_ylabel("element, chance to be kept")
+
+
+def accuracies(results: list[dict[str, Any]], out: Path) -> Path:
+    """Test accuracy of every run, a dot for each seed."""
+    names = list(dict.fromkeys(finished.title(found) for found in results))
+    figure, axis = pyplot().subplots(figsize=(6.2, 0.9 + 0.28 * len(names)))
+    for found in results:
+        place = names.index(finished.title(found))
+        axis.plot(100 * found["test_accuracy"], place, marker="o", color=ACCENT, alpha=0.6, markeredgewidth=0)
+    axis.set_yticks(range(len(names)), names, fontsize=8)
+    axis.set_ylim(len(names) - 0.5, -0.5)
+    axis.grid(axis="x", color="#e2e8f0")
+    axis.set_xlabel("test accuracy in %, one dot for each seed")
+    return _saved(figure, out / "accuracies.png")
 
 
 def epochs(folders: list[Path], results: list[dict[str, Any]], out: Path) -> Path:
