@@ -11,6 +11,7 @@ BENCHMARKS = {
     "group_conv2d": "the image convolution against other people's ways in PyTorch",
     "point_conv": "the convolution on points against other people's ways in PyTorch",
     "features": "kernel-net features, the native library against plain PyTorch",
+    "training": "a training step of the published networks, fused against the materialised convolution",
     "record": "what was seen on a GPU, tests and times, as one file beside the results",
 }
 

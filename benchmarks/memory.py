@@ -58,15 +58,15 @@ def measure(of: Suite, case: Case, name: str, plan: str, count: int) -> dict[str
         calls = _calls(case, implementation)
         if implementation.compiled:
             _run_all(calls)
-        _return_free_memory()
-        base = _reset_peak()
-        peaks = {}
-        for direction, call in calls.items():
-            call()
-            peaks[direction] = float(_peak() - base)
-            _return_free_memory()
-            _reset_peak()
-    return peaks
+        return {direction: peak_beyond(call) for direction, call in calls.items()}
+
+
+def peak_beyond(call: Callable[[], object]) -> float:
+    """Highest size of this process during a call, beyond its size before."""
+    _return_free_memory()
+    base = _reset_peak()
+    call()
+    return float(_peak() - base)
 
 
 def _allocated(calls: dict[str, Callable[[], object]]) -> dict[str, float]:

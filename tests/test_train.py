@@ -4,6 +4,7 @@ import math
 import os
 from pathlib import Path
 
+import published_table
 import pytest
 import torch
 from training import ALONE, SHAPES, SMALL, noise, run, same, weights
@@ -221,3 +222,30 @@ def test_models_of_a_run_are_the_librarys():
     network = config.make_network(noise("CIFAR10"))
     assert isinstance(network, pgconv.models.Augerino) and network.group.name == "E(2)"
     assert isinstance(network.network, pgconv.models.CKResNet)
+
+
+def test_a_compiled_network_trains_the_same_way(monkeypatch):
+    """Traced whole or in parts, with the same random numbers, as this compiler leaves operations as they are."""
+    compiled = []
+
+    def compile_(network):
+        compiled.append(network)
+        return torch._dynamo.optimize("aot_eager")(network)
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    config, task = SMALL.changed(["epochs=2", "weight_penalty=0.01"]), noise("digits6-180", train=8)
+    plain = run(config, task)
+    trainer = Trainer(config, task, ALONE, compiled=True)
+    trainer.fit()
+    assert compiled == [trainer.network]
+    for one, two in zip(plain.history, trainer.history, strict=True):
+        one.pop("seconds"), two.pop("seconds")
+        assert two == pytest.approx(one, rel=1e-5)
+
+
+def test_the_page_of_published_runs_is_up_to_date():
+    text = published_table.PAGE.read_text(encoding="utf-8")
+    assert text == published_table.page(), "run python tests/published_table.py"
+    published = [name for name in configs.names() if configs.get(name).published is not None]
+    assert all(text.count(f"`python -m pgconv.train {name} --root FOLDER`") == 1 for name in published)
+    assert text.count("| not run here |") == sum(bool(pgconv.data.files(configs.get(n).task)) for n in configs.names())

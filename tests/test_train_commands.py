@@ -16,6 +16,7 @@ from training import ALONE, SMALL, same
 
 import pgconv
 from pgconv.cli import main as cli
+from pgconv.ops import dispatch
 from pgconv.train import Trainer, checkpoint, configs, plot, studies, study
 from pgconv.train.__main__ import main
 
@@ -297,3 +298,11 @@ def test_studies_are_listed_and_others_unknown(capsys):
     for wrong in ([], ["digits-toy", "--workers", "0"]):
         with pytest.raises(SystemExit):
             cli(["study", *wrong])
+
+
+def test_an_order_is_that_of_all_convolutions(monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr("pgconv.train.__main__.train", lambda *_: seen.append(dispatch.request("group_conv2d")))
+    for options in (["--order", "materialize"], []):
+        assert main([*COMMAND[3:], "--out", str(tmp_path), *options]) == 0
+    assert seen == ["auto:materialize", "auto:auto"]
