@@ -3,7 +3,16 @@
 from pgconv.models.augerino import Augerino
 from pgconv.models.ckresnet import CKResNet
 from pgconv.models.gcnn13 import GCNN13
-from pgconv.models.learned import learned_ranges, monotone_loss, parameter_groups
+from pgconv.models.learned import gate_probabilities, learned_ranges, monotone_loss, parameter_groups
 from pgconv.models.lie_resnet import LieResNet
 
-__all__ = ["Augerino", "CKResNet", "GCNN13", "LieResNet", "learned_ranges", "monotone_loss", "parameter_groups"]
+__all__ = [
+    "Augerino",
+    "CKResNet",
+    "GCNN13",
+    "LieResNet",
+    "gate_probabilities",
+    "learned_ranges",
+    "monotone_loss",
+    "parameter_groups",
+]

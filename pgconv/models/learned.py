@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from pgconv.kernel_nets import KernelNet
 from pgconv.models._images import partial_convs
-from pgconv.sampling import LearnedSubset, Sampler
+from pgconv.sampling import EncodedGates, LearnedSubset, Sampler
 
 
 def learned_ranges(network: nn.Module) -> dict[str, dict[str, list[float]]]:
@@ -34,6 +35,43 @@ def learned_ranges(network: nn.Module) -> dict[str, dict[str, list[float]]]:
     return found
 
 
+@torch.no_grad()
+def gate_probabilities(network: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    """By name of the sampler, in the order of the network, the probability ``[B, n]`` of every element for every image of ``x``, of
+    samplers that depend on the input (``partial="input"``); in eval mode, after which modules are as they were.
+
+    Example:
+        >>> import torch, pgconv
+        >>> model = pgconv.models.CKResNet(1, 10, num_samples=4, width=4, kernel_size=3, partial="input")
+        >>> found = pgconv.models.gate_probabilities(model, torch.randn(2, 1, 12, 12))
+        >>> list(found)[-1], found["last.sampler"].shape
+        ('last.sampler', torch.Size([2, 4]))
+    """
+    found: dict[str, Tensor] = {}
+
+    def seen(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, _: tuple, options: dict) -> None:
+            found[name] = module.keep_probabilities(options["x"], options["samples"])
+
+        return hook
+
+    modules = list(network.modules())
+    training = [module.training for module in modules]
+    hooks = [
+        module.register_forward_pre_hook(seen(name), with_kwargs=True)
+        for name, module in network.named_modules()
+        if isinstance(module, EncodedGates)
+    ]
+    try:
+        network.eval()(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, was in zip(modules, training):
+            module.training = was
+    return found
+
+
 def monotone_loss(network: nn.Module) -> Tensor:
     """``sum_l sum relu(theta_{l+1} - theta_l)`` over consecutive convolutions with a learned range, element by element: later
     layers are kept from covering more of the group than earlier ones.
@@ -49,11 +87,8 @@ def monotone_loss(network: nn.Module) -> Tensor:
         >>> pgconv.models.monotone_loss(model).item()
         0.0
     """
-    own = [
-        torch.cat([p.flatten() for p in conv.sampler.parameters(recurse=False)])
-        for conv in partial_convs(network)
-        if conv.sampler is not None
-    ]
+    parameters = [list(conv.sampler.parameters(recurse=False)) for conv in partial_convs(network)]
+    own = [torch.cat([p.flatten() for p in learned]) for learned in parameters if learned]
     total = next(network.parameters()).new_zeros(())
     for before, after in pairwise(own):
         total = total + F.relu(after - before).sum()

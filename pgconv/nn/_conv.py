@@ -136,7 +136,8 @@ def check_samples(layer: str, name: str, samples: object) -> Samples:
         )
     axes: dict = {}
     check_shape(layer, f"{name}.elements", samples[0], "S N e", axes)
-    check_shape(layer, f"{name}.weights", samples[1], "S N", axes)
+    # Weights may differ between examples that share the elements.
+    check_shape(layer, f"{name}.weights", samples[1], "B N" if axes["S"] == 1 else "S|1 N", axes)
     return Samples(*samples)
 
 

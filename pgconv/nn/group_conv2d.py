@@ -6,9 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from pgconv import functional, groups
+from pgconv._shapes import check_positive_int
 from pgconv.groups import Group
 from pgconv.nn._conv import ImageConv, SampledConv, check_maps, check_samples, make_sampler
-from pgconv.sampling import Samples
+from pgconv.sampling import EncodedGates, Samples
 from pgconv.spec import ConvGeometry
 
 
@@ -18,15 +19,19 @@ class _GroupConv(ImageConv):
     sampler: nn.Module | None
 
     def _set_sampler(
-        self, sampling: str | nn.Module | None, partial: bool, num_samples: int, samples_per_example: bool
+        self, sampling: str | nn.Module | None, partial: bool | str, num_samples: int, samples_per_example: bool
     ) -> None:
         name = type(self).__name__
-        self.partial = bool(partial)
+        if isinstance(partial, str) and partial != "input":
+            raise ValueError(f"{name}: partial must be True, False or 'input', received {partial!r}")
+        self.partial = partial if partial == "input" else bool(partial)
         if self.partial and sampling is not None:
             raise ValueError(
-                f"{name}: partial=True chooses the learned sampler itself; leave sampling=None or pass partial=False"
+                f"{name}: partial={self.partial!r} chooses the learned sampler itself; leave sampling=None or pass partial=False"
             )
         chosen = "learned" if self.partial else sampling or "same"
+        if self.partial == "input":
+            chosen = self._input_gates(num_samples, samples_per_example)
         if chosen == "same":
             if samples_per_example:
                 raise ValueError(
@@ -36,12 +41,31 @@ class _GroupConv(ImageConv):
         else:
             self.sampler = make_sampler(self, chosen, num_samples, samples_per_example)
 
+    def _input_gates(self, num_samples: int, samples_per_example: bool) -> EncodedGates:
+        name = type(self).__name__
+        if self.compat is not None:
+            raise ValueError(
+                f"{name}: partial='input' is not in the release; pass compat=None, received {self.compat!r}"
+            )
+        check_positive_int(name, "num_samples", num_samples)
+        gates = EncodedGates(
+            self.group,
+            num_samples,
+            self.in_channels,
+            per_example=samples_per_example,
+            dtype=torch.promote_types(self.weight.dtype, torch.float32),
+        )
+        return gates.to(self.weight.device)
+
     def _out_samples(
         self, x: Tensor, samples: Samples, out_samples: Samples | None, generator: torch.Generator | None
     ) -> Samples:
         if out_samples is not None:
             return check_samples(type(self).__name__, "out_samples", out_samples)
-        return samples if self.sampler is None else self.sampler(x.shape[0], generator=generator)
+        if self.sampler is None:
+            return samples
+        seen = {"x": x, "samples": samples} if getattr(self.sampler, "sees_input", False) else {}
+        return self.sampler(x.shape[0], generator=generator, **seen)
 
     def _group_options(self, samples: Samples) -> dict:
         return {
@@ -65,7 +89,8 @@ class GroupConv2d(_GroupConv):
         in_channels, out_channels: C and O
         kernel_size: odd k
         group, num_samples, kernel_net, hidden, layers, omega0, stride, padding, dilation, support, compat: see ``LiftingConv2d``
-        partial: learn the range of output samples
+        partial: learn the range of output samples; ``"input"``: a small encoder of ``x`` chooses them for each example
+            (``sampling.EncodedGates``)
         sampling: see above
         samples_per_example: draw one sample set per example (S = B)
         form, chart, reduction: see ``functional.group_conv2d``
@@ -94,7 +119,7 @@ class GroupConv2d(_GroupConv):
         group: str | Group = "SE(2)",
         num_samples: int = 8,
         *,
-        partial: bool = False,
+        partial: bool | str = False,
         sampling: str | nn.Module | None = None,
         samples_per_example: bool = False,
         stride: int | tuple[int, int] = 1,
@@ -162,7 +187,7 @@ class PointwiseGroupConv2d(_GroupConv):
         group: str | Group = "SE(2)",
         num_samples: int = 8,
         *,
-        partial: bool = False,
+        partial: bool | str = False,
         sampling: str | nn.Module | None = None,
         samples_per_example: bool = False,
         stride: int | tuple[int, int] = 1,
@@ -225,7 +250,7 @@ class SeparableGroupConv2d(nn.Module):
         group: str | Group = "SE(2)",
         num_samples: int = 8,
         *,
-        partial: bool = False,
+        partial: bool | str = False,
         sampling: str | nn.Module | None = None,
         samples_per_example: bool = False,
         stride: int | tuple[int, int] = 1,

@@ -1,6 +1,7 @@
 """Samplers: modules that choose the group elements at which a layer is evaluated.
 
-Every sampler is called as ``sampler(batch_size=1, generator=None) -> Samples(elements [S, N, e], weights [S, N])``.
+Every sampler is called as ``sampler(batch_size=1, generator=None) -> Samples(elements [S, N, e], weights [S, N])``; one whose
+``sees_input`` is true also gets what is convolved, ``x=`` and ``samples=``.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import torch
 from torch import nn
 
 from pgconv.sampling.base import Sampler, kind_of
+from pgconv.sampling.encoded import EncodedGates
 from pgconv.sampling.grid import FixedGrid, JitteredGrid
 from pgconv.sampling.identity import IdentitySampler
 from pgconv.sampling.partial import LearnedInterval, LearnedProduct, LearnedSubset
@@ -84,6 +86,7 @@ def anneal(model: nn.Module, fraction: float) -> None:
 
 
 __all__ = [
+    "EncodedGates",
     "FixedGrid",
     "HaarUniform",
     "IdentitySampler",

@@ -114,7 +114,9 @@ class Sampler(nn.Module):
             raise ValueError(f"{type(self).__name__}: generator must be a torch.Generator or None, got {generator!r}")
         target = self._like.device if device is None else torch.device(device)
         source = target if generator is None else generator.device
-        drawn = torch.rand(*shape, generator=generator, dtype=torch.float64, device=source)
+        # A compiler that knows sizes by name has no overload for them with a generator, even where that is None.
+        own = {} if generator is None else {"generator": generator}
+        drawn = torch.rand(*shape, dtype=torch.float64, device=source, **own)
         # A copy to an accelerator without blocking is safe: the source is staged before the call returns.
         return drawn.to(target, non_blocking=target.type != "cpu")
 

@@ -17,6 +17,21 @@ def straight_through(z: Tensor, y: Tensor) -> Tensor:
     return z + (y - y.detach())
 
 
+def position_of_identity(group, n: int) -> int:
+    """Index of the identity in the regular grid. Raises ``ValueError`` where it is not there."""
+    h = group.stabilizer
+    with torch.device("cpu"):
+        near = h.distance(h.identity(dtype=torch.float64), h.grid(n, dtype=torch.float64)) < 1e-6
+    if not near.any():
+        raise ValueError(f"the regular grid of {n} elements of {group.name} does not contain the identity")
+    return int(near.nonzero()[0])
+
+
+def with_identity(gates: Tensor, at: int) -> Tensor:
+    """Gates of all elements, from those of all but the identity, which is kept."""
+    return torch.cat([gates[..., :at], gates.new_ones(*gates.shape[:-1], 1), gates[..., at:]], dim=-1)
+
+
 class GatedSampler(Sampler):
     """A sampler some of whose elements are kept at random, each with its own learned probability.
 
@@ -51,10 +66,11 @@ class GatedSampler(Sampler):
         return TAU_START - self.anneal_speed * self.anneal_fraction * (TAU_START - TAU_END)
 
     def _gates(self, logits: Tensor, sets: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        """Hard gates z and their relaxation y, [sets, k] in float64, for logits [k]."""
+        """Hard gates z and their relaxation y, [sets, k] in float64, for logits [k] or [sets, k]; in eval mode [1, k] for the
+        first."""
         if not self.training:
-            z = (logits > 0).to(torch.float64).unsqueeze(0)
+            z = torch.atleast_2d(logits > 0).to(torch.float64)
             return z, z
-        u = self._uniform(sets, logits.shape[0], generator=generator)
+        u = self._uniform(sets, logits.shape[-1], generator=generator)
         y = torch.sigmoid((logits + torch.log(u) - torch.log1p(-u)) / self.temperature)
         return (y > 0.5).to(torch.float64), y

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pgconv.sampling.base import TWO_PI, Sampler, from_release, planar
-from pgconv.sampling.gates import GatedSampler, straight_through
+from pgconv.sampling.gates import GatedSampler, position_of_identity, straight_through, with_identity
 from pgconv.sampling.types import Samples
 
 
@@ -208,7 +208,7 @@ class LearnedSubset(GatedSampler):
         if compat and self.kind not in ("rotation", "rotation+mirror"):
             raise ValueError(f"LearnedSubset: compat='release' exists for SE(2) and E(2) only, got {group.name}")
         self._add_table("_grid", lambda: group.stabilizer.grid(n, dtype=torch.float64))
-        self._identity_at = _position_of_identity(group, n)
+        self._identity_at = position_of_identity(group, n)
         product = compat == "release" and self.kind == "rotation+mirror"
         self.anneal_speed = 2 if product else 1
         self.alpha = nn.Parameter(torch.ones(n // 2 if product else n - 1, dtype=dtype))
@@ -232,9 +232,7 @@ class LearnedSubset(GatedSampler):
         return self._with_identity(keep)
 
     def _with_identity(self, gates: Tensor) -> Tensor:
-        """Insert the identity's 1 into the last axis."""
-        at = self._identity_at
-        return torch.cat([gates[..., :at], gates.new_ones(*gates.shape[:-1], 1), gates[..., at:]], dim=-1)
+        return with_identity(gates, self._identity_at)
 
     def forward(self, batch_size: int = 1, generator: torch.Generator | None = None) -> Samples:
         z, y = self._gates(self._logits, self._num_sets(batch_size), generator)
@@ -262,13 +260,3 @@ def _release_cosets(sampler: Sampler, angle: Tensor, present: Tensor, z: Tensor,
     mirror = torch.cat([plus, minus], dim=1)
     elements = planar(sampler.group, from_release(angle.repeat(1, 2), mirror), mirror)
     return sampler._samples(elements, torch.cat([present, present * z], dim=1))
-
-
-def _position_of_identity(group, n: int) -> int:
-    """Index of the identity in the regular grid."""
-    h = group.stabilizer
-    with torch.device("cpu"):
-        near = h.distance(h.identity(dtype=torch.float64), h.grid(n, dtype=torch.float64)) < 1e-6
-    if not near.any():
-        raise ValueError(f"LearnedSubset: the regular grid of {group.name} does not contain the identity")
-    return int(near.nonzero()[0])

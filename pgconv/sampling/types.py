@@ -11,7 +11,8 @@ class Samples(NamedTuple):
     """Group elements with quadrature weights: the points where a group convolution is evaluated.
 
     elements [S, N, e]: full group elements (zero translation when drawn by a sampler); weights [S, N]. S = 1 is shared
-    by the whole batch, S = B gives each example its own set. A weight of 0 is an element that is not there; gradients
+    by the whole batch, S = B gives each example its own set; weights may differ between examples where elements do not,
+    which keeps one kernel for the batch. A weight of 0 is an element that is not there; gradients
     of learned samplers flow through elements and weights.
     """
 

@@ -18,6 +18,11 @@ MIRRORED = {"SE(2)": "M", "E(2)": "M", "M(2)": "flip"}
 """The mirror task of a group: M(2) has the mirror that exchanges up and down alone."""
 DATA = {"RotMNIST": "rotmnist", "CIFAR10": "cifar10", "CIFAR100": "cifar100"}
 
+PARTIAL = {"partial": True, "variational": "input"}
+"""Kinds of runs whose layers choose their samples: for all images, or for each image (Kim et al. 2024)."""
+GATES = 1e-3
+"""Factor of the divergence of these."""
+
 # Test accuracy in percent on RotMNIST, CIFAR10 and CIFAR100, by group and samples.
 _RESNET = {
     ("T(2)", 1, "full"): (97.23, 83.11, 47.99),
@@ -55,8 +60,8 @@ def _resnet(task: str, group: str, samples: int, kind: str, published: float | N
     options: dict[str, Any] = dict(T2) if plane or kind == "augerino" else {"group": group, "num_samples": samples}
     options["pools"] = (1, 2) if plane or not rotated else (0, 1)
     note = ""
-    if kind == "partial":
-        options["partial"] = True
+    if kind in PARTIAL:
+        options["partial"] = PARTIAL[kind]
     elif kind == "full" and not plane:
         if task == "CIFAR10":
             options["final_positions"] = 4 * samples
@@ -75,6 +80,7 @@ def _resnet(task: str, group: str, samples: int, kind: str, published: float | N
         augerino_samples=samples,
         range_lr=1e-4 if not plane and kind != "augerino" and (not rotated or group == "E(2)") else None,
         weight_penalty=0.0 if rotated else 1e-4,
+        gate_penalty=GATES if kind == "variational" else 0.0,
         monotone=1e-3 if rotated and group == "SE(2)" and kind == "partial" else 0.0,
         published=published,
         note=note,
@@ -114,8 +120,8 @@ def _gcnn13(task: str, group: str, samples: int, kind: str, published: float | N
 
 def _toy(task: str, group: str, kind: str) -> Config:
     options: dict[str, Any] = {"group": group, "num_samples": 2 if group == "M(2)" else 8, "factors": (1, 1)}
-    if kind == "partial":
-        options |= {"width": 10, "kernel_net": "magnet", "partial": True}
+    if kind in PARTIAL:
+        options |= {"width": 10, "kernel_net": "magnet", "partial": PARTIAL[kind]}
         options |= {"samples_per_example": True} if group == "SE(2)" else {}
     elif group == "SE(2)":
         options |= {"width": 20, "kernel_net": "fourier", "norm": "layer"}
@@ -129,7 +135,8 @@ def _toy(task: str, group: str, kind: str) -> Config:
         task=task,
         network_options=options,
         schedule="constant",
-        published=_TOY[kind] if (task, group) in _TOY_ROWS else None,
+        gate_penalty=GATES if kind == "variational" else 0.0,
+        published=_TOY.get(kind) if (task, group) in _TOY_ROWS else None,
         note=note,
     )
 
@@ -143,7 +150,7 @@ def _digits6(task: str, group: str, kind: str) -> Config:
         "kernel_size": 5,
     }
     options |= {"width": 10, "norm": "layer", "pools": (0,)} | (
-        {"partial": True} if kind == "partial" else {"one_grid": True}
+        {"partial": PARTIAL[kind]} if kind in PARTIAL else {"one_grid": True}
     )
     return Config(
         name=f"{task}-{SHORT[group]}-{kind}",
@@ -156,13 +163,14 @@ def _digits6(task: str, group: str, kind: str) -> Config:
         # Gates of the mirror group are all that can be learned there, and far from 0 and 1 a draw of them decides what is seen.
         range_lr=1e-1 if group == "M(2)" else 3e-2,
         warmup_epochs=2,
+        gate_penalty=GATES if kind == "variational" else 0.0,
     )
 
 
 def _rotated_digits(kind: str) -> Config:
     options: dict[str, Any] = {"factors": (1, 2), "width": 12, "kernel_size": 5, "pools": (0,)}
     options |= T2 if kind in ("t2", "augerino") else {"group": "SE(2)", "num_samples": 8}
-    options |= {"partial": True} if kind == "partial" else {}
+    options |= {"partial": PARTIAL[kind]} if kind in PARTIAL else {}
     return Config(
         name=f"rotated-digits-{kind}" if kind in ("t2", "augerino") else f"rotated-digits-se2-{kind}",
         task="rotated-digits",
@@ -173,6 +181,7 @@ def _rotated_digits(kind: str) -> Config:
         lr=3e-3,
         range_lr=1e-2,
         warmup_epochs=3,
+        gate_penalty=GATES if kind == "variational" else 0.0,
     )
 
 
@@ -184,17 +193,18 @@ def _name(task: str, network: str, group: str, samples: int, kind: str) -> str:
 
 def _all() -> Iterator[Config]:
     for group in SHORT:
-        for kind in ("full", "partial"):
+        for kind in ("full", *PARTIAL):
             for change in ("180", MIRRORED[group]):
                 yield _toy(f"MNIST6-{change}", group, kind)
                 yield _digits6(f"digits6-{change}", group, kind)
-    for kind in ("t2", "full", "partial", "augerino"):
+    for kind in ("t2", "full", "augerino", *PARTIAL):
         yield _rotated_digits(kind)
     for number, task in enumerate(DATA):
         for row, accuracies in _RESNET.items():
             yield _resnet(task, *row, accuracies[number])
         for group in ("SE(2)", "E(2)"):
             yield _resnet(task, group, 8, "augerino", None)
+            yield _resnet(task, group, 8, "variational", None)
         for row, accuracies in _GCNN13.items():
             yield _gcnn13(task, *row, accuracies[number])
 

@@ -146,10 +146,13 @@ class Trainer:
         anneal(self.network, step / (config.epochs * self.steps))
         for group, rate in zip(self.optimizer.param_groups, self.rates):
             group["lr"] = self.rate(step, rate)
+        penalised = bool(config.weight_penalty or config.gate_penalty)
         with self._cast():
-            found = self._run(images, with_penalty=True) if config.weight_penalty else self._run(images)
-        logits, penalty = found if config.weight_penalty else (found, 0.0)
-        loss = F.cross_entropy(logits.float(), labels) + config.weight_penalty * penalty
+            found = self._run(images, with_penalty=True) if penalised else self._run(images)
+        logits, penalties = found if penalised else (found, None)
+        loss = F.cross_entropy(logits.float(), labels)
+        if penalties is not None:
+            loss = loss + config.weight_penalty * penalties.weights + config.gate_penalty * penalties.gates
         if config.monotone:
             loss = loss + config.monotone * monotone_loss(self.network)
         self.optimizer.zero_grad(set_to_none=True)
