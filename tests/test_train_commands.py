@@ -17,7 +17,7 @@ from training import ALONE, SMALL, same
 import pgconv
 from pgconv.cli import main as cli
 from pgconv.ops import dispatch
-from pgconv.train import Trainer, checkpoint, configs, plot, studies, study
+from pgconv.train import Trainer, checkpoint, configs, plot, studies, study, study_page
 from pgconv.train.__main__ import main
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -287,7 +287,7 @@ def test_a_run_of_a_study_that_fails_ends_it(tmp_path, monkeypatch, capsys):
 def test_studies_are_listed_and_others_unknown(capsys):
     assert cli(["study", "--list"]) == 0
     out = capsys.readouterr().out
-    assert "digits-toy" in out and "12 runs, seeds 0, 1, 2" in out
+    assert "digits-toy" in out and "18 runs, seeds 0, 1, 2" in out
     assert cli(["study", "none"]) == 2 and cli(["study", "digits-toy", "epoch=3"]) == 2
     assert "choose one of digits-toy, rotated-digits" in capsys.readouterr().err
     for name in studies.names():
@@ -306,3 +306,14 @@ def test_an_order_is_that_of_all_convolutions(monkeypatch, tmp_path):
     for options in (["--order", "materialize"], []):
         assert main([*COMMAND[3:], "--out", str(tmp_path), *options]) == 0
     assert seen == ["auto:materialize", "auto:auto"]
+
+
+def test_gates_that_depend_on_the_input_are_part_of_the_result(tmp_path):
+    command = ["digits6-180-se2-variational", *COMMAND[4:], "epochs=1", "--draws", "0", "--out", str(tmp_path)]
+    assert main(command) == 0
+    result = json.loads((tmp_path / "result.json").read_text())
+    assert result["ranges"] == {} and list(result["gates"])[-1] == "last.sampler"
+    assert all(len(own["kept"]) == len(own["spread"]) == 4 and own["kept"][0] == 1 for own in result["gates"].values())
+    assert plot.ranges([result], tmp_path) == tmp_path / "ranges.png"
+    (row,) = study_page._learned(result)
+    assert row["layer 3"].startswith("kept 1.00, 0.") and "between images" in row["layer 3"]

@@ -230,7 +230,9 @@ def uniforms(n: int, dim: int, generator: torch.Generator | None) -> Tensor:
     if n < 0:
         raise ValueError(f"sample: n must be >= 0, got {n}")
     device = None if generator is None else generator.device
-    return torch.rand(n, dim, generator=generator, dtype=torch.float64, device=device)
+    # See sampling.base: no generator is not the same as one that is None where sizes are symbols.
+    own = {} if generator is None else {"generator": generator}
+    return torch.rand(n, dim, dtype=torch.float64, device=device, **own)
 
 
 def cast(x: Tensor, dtype: torch.dtype | None, device: torch.device | str | None) -> Tensor:

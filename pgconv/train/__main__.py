@@ -103,7 +103,7 @@ def train(trainer: Trainer, world: World, chosen: argparse.Namespace) -> None:
         "validation_accuracy": trainer.best.accuracy,
         **{f"test_{key}": value for key, value in found.items()},
     }
-    result["ranges"] = learned_ranges(trainer.network)
+    result |= {"ranges": learned_ranges(trainer.network), "gates": trainer.gates()}
     (folder / "result.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 

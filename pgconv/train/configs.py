@@ -72,6 +72,8 @@ def _resnet(task: str, group: str, samples: int, kind: str, published: float | N
             )
     if kind == "augerino":
         note = "the range has the learning rate of its own that the release's command names without effect"
+    if kind == "variational":
+        note = "gates that depend on the input, after Kim et al. (2024)"
     return Config(
         name=_name(task, "ckresnet", group, samples, kind),
         task=task,

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pgconv.data import Split, Task
-from pgconv.models import learned_ranges, monotone_loss, parameter_groups
+from pgconv.models import gate_probabilities, learned_ranges, monotone_loss, parameter_groups
 from pgconv.sampling import Sampler, anneal
 from pgconv.train import checkpoint
 from pgconv.train.config import Config
@@ -206,6 +206,14 @@ class Trainer:
         if draws:
             found |= {"mean": drawn.mean().item(), "std": drawn.std(correction=0).item(), "draws": draws}
         return found
+
+    def gates(self) -> dict[str, dict[str, list[float]]]:
+        """By sampler whose gates depend on the input, the mean over the first test images of each element's probability to be kept,
+        and its spread between images."""
+        found = gate_probabilities(self.network, self.task.test[torch.arange(min(EVALUATED, len(self.task.test)))][0])
+        return {
+            name: {"kept": p.mean(0).tolist(), "spread": p.std(0, correction=0).tolist()} for name, p in found.items()
+        }
 
     def _cast(self) -> AbstractContextManager:
         half = HALVES.get(self.config.precision)

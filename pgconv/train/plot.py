@@ -58,8 +58,9 @@ def labels(results: list[dict[str, Any]]) -> list[str]:
 
 def ranges(results: list[dict[str, Any]], out: Path) -> Path | None:
     """What every layer has learned of the group, the lifting first, which has all: the band between ``-pi theta`` and ``pi theta``
-    of an arc, the probability of every element of a subset."""
-    chosen = [(label, found["ranges"]) for label, found in zip(labels(results), results) if found["ranges"]]
+    of an arc, the probability of every element of a subset, on the mean where it depends on the input."""
+    every = [found["ranges"] | found["gates"] for found in results]
+    chosen = [(label, own) for label, own in zip(labels(results), every) if own]
     if not chosen:
         return None
     columns = min(len(chosen), 3)

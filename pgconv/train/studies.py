@@ -48,26 +48,27 @@ def _digits_toy() -> Study:
         f"digits6-{change}-{SHORT[group]}-{kind}"
         for group in SHORT
         for change in ("180", MIRRORED[group])
-        for kind in ("full", "partial")
+        for kind in ("full", "partial", "variational")
     ]
     return Study(
         "digits-toy",
         "a six of scikit-learn's digits told from the same six turned by a half turn, or mirrored: a full G-CNN is at chance where "
         "the change is in the group, a partial one is not",
         tuple(Run(name) for name in names),
-        ranges=tuple(name for name in names if name.endswith("partial")),
-        response=("digits6-180-se2-full", "digits6-180-se2-partial"),
+        ranges=tuple(name for name in names if not name.endswith("full")),
+        response=("digits6-180-se2-full", "digits6-180-se2-partial", "digits6-180-se2-variational"),
     )
 
 
 def _rotated_digits() -> Study:
-    names = [f"rotated-digits-{kind}" for kind in ("t2", "augerino", "se2-full", "se2-partial")]
+    names = [f"rotated-digits-{kind}" for kind in ("t2", "augerino", "se2-full", "se2-partial", "se2-variational")]
     return Study(
         "rotated-digits",
-        "scikit-learn's digits, each turned by any angle: translations alone, a learned augmentation, full and partial SE(2); and "
+        "scikit-learn's digits, each turned by any angle: translations alone, a learned augmentation, SE(2) full, partial, and "
+        "with gates that depend on the input; and "
         "full SE(2) on the materialised convolution, for the time",
         (*(Run(name) for name in names), Run("rotated-digits-se2-full", "materialize")),
-        ranges=("rotated-digits-se2-partial",),
+        ranges=("rotated-digits-se2-partial", "rotated-digits-se2-variational"),
         epochs=tuple(names),
     )
 

@@ -79,7 +79,7 @@ def _flat(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Rows with the columns of all."""
     rows = []
     for found in results:
-        row = {key: value for key, value in found.items() if key not in ("ranges", "settings")}
+        row = {key: value for key, value in found.items() if key not in ("ranges", "gates", "settings")}
         for sampler, learned in found["ranges"].items():
             row[f"theta {sampler}"] = learned["theta"][0]
         rows.append(row)
@@ -89,12 +89,14 @@ def _flat(results: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _learned(found: dict[str, Any]) -> list[dict[str, str]]:
     """A row for a run that learned a range: the share of the arc, and the chance of the mirror, layer by layer."""
-    if not found["ranges"]:
+    every = found["ranges"] | found["gates"]
+    if not every:
         return []
     row = {"run": f"`{finished.title(found)}`", "seed": str(found["seed"])}
-    for number, learned in enumerate(found["ranges"].values(), 1):
+    for number, learned in enumerate(every.values(), 1):
         if "kept" in learned:
             text = "kept " + ", ".join(f"{x:.2f}" for x in learned["kept"])
+            text += f" (+- {max(learned['spread']):.2f} between images)" if "spread" in learned else ""
         else:
             text = f"theta {learned['theta'][0]:.2f}"
         row[f"layer {number}"] = text + (f", m {learned['mirror'][0]:.2f}" if "mirror" in learned else "")
