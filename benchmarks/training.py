@@ -27,7 +27,9 @@ from pgconv.spec import ConvGeometry
 from pgconv.train import Trainer, configs
 from pgconv.train.world import World
 
-RUNS = ("cifar10-ckresnet-se2-8-full", "cifar10-gcnn13-se2-8-full")
+RUNS = ("cifar10-ckresnet-se2-8-full", "cifar10-gcnn13-se2-8-full", "rotated-digits-se2-full")
+SHAPES = {"CIFAR10": (3, 32, 10), "CIFAR100": (3, 32, 100), "RotMNIST": (1, 28, 10), "rotated-digits": (1, 16, 10)}
+"""Channels, pixels to a side and classes of tasks."""
 IMAGES, EPOCH = 64, 45_000
 """Different ones, and of an epoch."""
 COLUMNS = (
@@ -65,8 +67,8 @@ WAYS = {"fused": nullcontext, "materialize": lambda: pgconv.use_backend(None, "m
 
 
 def task(name: str) -> Task:
-    """Noise in the shape of CIFAR10, or digits' own shape for a short run."""
-    channels, size, classes = (3, 32, 10) if name == "CIFAR10" else (1, 16, 2)
+    """Noise in its shape; of a toy task in that of digits."""
+    channels, size, classes = SHAPES.get(name, (1, 16, 2))
     generator = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (IMAGES, channels, size, size), generator=generator, dtype=torch.uint8)
     labels = torch.randint(0, classes, (IMAGES,), generator=generator)

@@ -19,6 +19,7 @@ from pgconv.cli import main as cli
 from pgconv.ops import dispatch
 from pgconv.train import Trainer, checkpoint, configs, plot, studies, study, study_page
 from pgconv.train.__main__ import main
+from pgconv.train.finished import markdown
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = [
@@ -249,6 +250,7 @@ def test_a_study_is_a_page_of_all_its_runs(two, capsys):
     ]
     text = (page / "README.md").read_text(encoding="utf-8")
     assert f"$ pgconv study {' '.join(options)}" in text and "4 runs, 1 at a time" in text and "minutes in all" in text
+    assert "| seed | layer 1 | layer 2 | layer 3 |" in text
     assert "| `digits6-180-se2-partial-materialize` | 0, 1 |" in text and "| kept 1.00, 0." in text
     for row in rows:
         own = runs / f"{row['name']}{'-materialize' if row['order'] else ''}-{row['seed']}"
@@ -282,6 +284,11 @@ def test_a_run_of_a_study_that_fails_ends_it(tmp_path, monkeypatch, capsys):
     assert "digits6-180-se2-partial-0/log.txt" in capsys.readouterr().err
     assert "kernel_size" in (tmp_path / "digits6-180-se2-partial-0" / "log.txt").read_text()
     assert not (tmp_path / "digits6-180-se2-partial-1").exists()
+
+
+def test_a_table_has_the_columns_of_all_rows_but_empty_ones():
+    rows = [{"a": "1", "b": ""}, {"a": "2", "b": "", "c": "3"}]
+    assert markdown(rows) == "| a | c |\n| --- | --- |\n| 1 |  |\n| 2 | 3 |\n"
 
 
 def test_studies_are_listed_and_others_unknown(capsys):

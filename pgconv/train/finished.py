@@ -74,8 +74,8 @@ def accuracies(results: list[dict[str, Any]]) -> str:
 
 def markdown(rows: list[dict[str, str]]) -> str:
     """A table, without the columns that are empty in all rows."""
-    columns = [name for name in rows[0] if any(row[name] for row in rows)]
-    lines = [columns, ["---"] * len(columns), *([row[name] for name in columns] for row in rows)]
+    columns = [name for name in dict.fromkeys(key for row in rows for key in row) if any(row.get(name) for row in rows)]
+    lines = [columns, ["---"] * len(columns), *([row.get(name, "") for name in columns] for row in rows)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
