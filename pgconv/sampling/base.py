@@ -24,6 +24,14 @@ def kind_of(group) -> str:
     return "mirror" if mirror and not scale else "other"
 
 
+def check_stabilizer(owner: str, group) -> None:
+    """Refuses groups without anything to learn."""
+    if kind_of(group) == "trivial":
+        raise ValueError(
+            f"{owner} learns a part of the stabiliser, but {group.name} has none; use 'fixed' with n=1, or a group such as SE(2)"
+        )
+
+
 def planar(group, angle: Tensor, mirror: Tensor | None = None) -> Tensor:
     """Stabiliser elements [..., k] of a planar group from angles [...] and mirrors (broadcast), log scale 0."""
     parts = [angle]
