@@ -80,6 +80,8 @@ def kernel_norm(
     for factor, axis in ((out_gate, 2), (sample_weight, 1)):
         if factor is not None:
             counts = counts * factor.to(phi.dtype).unsqueeze(axis)[..., None]
+    if phi.shape[0] == 1 < counts.shape[0]:
+        counts = counts.mean(0, keepdim=True)
     if weight_bias is None:
         head = weight.to(phi.dtype)
     else:
