@@ -71,7 +71,7 @@ def test_every_parameter_learns_and_predictions_repeat(name):
     torch.manual_seed(0)
     network = NETWORKS[name]()
     x = torch.randn(3, 2, 16, 16).requires_grad_()
-    logits, penalty = network(x, with_penalty=True)
+    logits, (penalty, gates) = network(x, with_penalty=True)
     assert logits.shape == (3, 5) and penalty.shape == ()
     (logits.square().sum() + penalty).backward()
     assert x.grad.isfinite().all()
@@ -184,7 +184,7 @@ def test_the_penalty_adds_up_every_convolution():
             module.register_forward_hook(lambda conv, args, out: seen.append((conv, None, out[1])))
         elif isinstance(module, (pgconv.nn.GroupConv2d, pgconv.nn.PointwiseGroupConv2d)):
             module.register_forward_hook(lambda conv, args, out: seen.append((conv, args[1], out[1])))
-    _, penalty = network(torch.randn(1, 2, 16, 16), with_penalty=True)
+    _, (penalty, gates) = network(torch.randn(1, 2, 16, 16), with_penalty=True)
     assert len(seen) == 8
     want = sum(conv.kernel_norm(v, u) + (0 if conv.bias is None else conv.bias.norm()) for conv, v, u in seen)
     torch.testing.assert_close(penalty, want)

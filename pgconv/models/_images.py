@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pgconv._shapes import check_choice
 from pgconv.nn import GroupBatchNorm2d, GroupConv2d, GroupLayerNorm2d
 from pgconv.nn._conv import ImageConv
-from pgconv.sampling import Samples
+from pgconv.sampling import EncodedGates, Samples
 from pgconv.sampling.gates import GatedSampler
 
 NORMS = {"batch": GroupBatchNorm2d, "layer": GroupLayerNorm2d}
@@ -29,31 +29,48 @@ def weighing(conv: nn.Module, samples: Samples) -> Samples | None:
     return None if always else samples
 
 
-def own_samples(partial: bool, one_grid: bool, sampling: str, per_example: bool) -> dict[str, Any]:
+def own_samples(partial: bool | str, one_grid: bool, sampling: str, per_example: bool) -> dict[str, Any]:
     """Options of a convolution: a learned range, the samples of the layer before, or a grid of its own."""
     if one_grid and not partial:
         return {"sampling": "same"}
-    return ({"partial": True} if partial else {"sampling": sampling}) | {"samples_per_example": per_example}
+    return ({"partial": partial} if partial else {"sampling": sampling}) | {"samples_per_example": per_example}
+
+
+class Penalties(NamedTuple):
+    """What training may add to the loss of one forward pass, both scalars.
+
+    weights: ``sum (||K||_F + ||bias||_2)`` over all convolutions; gates: the sum of ``EncodedGates.divergence`` over those whose
+    samples depend on the input, 0 where there are none.
+    """
+
+    weights: Tensor
+    gates: Tensor
 
 
 class Penalty:
-    """Sums up ``||K||_F + ||bias||_2`` of the convolutions of one forward pass, if it is wanted."""
+    """Sums up the penalties of the convolutions of one forward pass, if they are wanted."""
 
     def __init__(self, wanted: bool) -> None:
         self.wanted = wanted
-        self.total: Tensor | float = 0.0
+        self.weights: Tensor | float = 0.0
+        self.gates: Tensor | float = 0.0
 
-    def add(self, conv: ImageConv, samples: Samples | None, out: Samples) -> None:
-        """A convolution from samples (None: from the plane) to samples."""
+    def add(self, conv: ImageConv, x: Tensor, samples: Samples | None, out: Samples) -> None:
+        """A convolution of maps x, from samples (None: from the plane) to samples."""
         if not self.wanted:
             return
-        self.total = self.total + conv.kernel_norm(samples, out)
+        self.weights = self.weights + conv.kernel_norm(samples, out)
         if conv.bias is not None:
-            self.total = self.total + torch.linalg.vector_norm(conv.bias)
+            self.weights = self.weights + torch.linalg.vector_norm(conv.bias)
+        sampler = getattr(conv, "sampler", None)
+        if isinstance(sampler, EncodedGates) and samples is not None:
+            self.gates = self.gates + sampler.divergence(x, samples)
 
-    def beside(self, logits: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+    def beside(self, logits: Tensor) -> Tensor | tuple[Tensor, Penalties]:
         """What a network returns."""
-        return (logits, torch.as_tensor(self.total, device=logits.device)) if self.wanted else logits
+        if not self.wanted:
+            return logits
+        return logits, Penalties(*(torch.as_tensor(x, device=logits.device) for x in (self.weights, self.gates)))
 
 
 def partial_convs(network: nn.Module) -> list[GroupConv2d]:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from pgconv import groups, sampling
 from pgconv._shapes import describe
 from pgconv.functional import move_images
+from pgconv.models._images import Penalties
 
 
 class Augerino(nn.Module):
@@ -51,13 +52,13 @@ class Augerino(nn.Module):
 
     def forward(
         self, x: Tensor, generator: torch.Generator | None = None, with_penalty: bool = False
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        """Logits; with the network's penalty, if asked for (see ``CKResNet``)."""
+    ) -> Tensor | tuple[Tensor, Penalties]:
+        """Logits; with the network's penalties, if asked for (see ``CKResNet``)."""
         samples = self.sampler(x.shape[0], generator=generator)
         copies = move_images(x, samples.elements, self.group)
         options = {"with_penalty": True} if with_penalty else {}
         found = self.network(copies.flatten(0, 1), **options)
-        logits, penalty = found if with_penalty else (found, None)
+        logits, penalties = found if with_penalty else (found, None)
         weights = samples.weights.to(logits.dtype)[..., None]
         mean = (logits.unflatten(0, copies.shape[:2]) * weights).sum(1) / weights.sum(1)
-        return (mean, penalty) if with_penalty else mean
+        return (mean, penalties) if with_penalty else mean

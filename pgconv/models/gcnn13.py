@@ -7,7 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from pgconv.models._images import Penalty, make_norm, own_samples, weighing
+from pgconv.models._images import Penalties, Penalty, make_norm, own_samples, weighing
 from pgconv.nn import GlobalGroupPool, GroupConv2d, GroupMaxPool2d, LiftingConv2d
 
 CHANNELS = (1, 2, 2, 2, 2, 2, 2, 2)
@@ -63,7 +63,7 @@ class GCNN13(nn.Module):
         dropout: float = 0.3,
         sampling: str = "jittered",
         one_grid: bool = False,
-        partial: bool = False,
+        partial: bool | str = False,
         samples_per_example: bool = False,
         **options,
     ) -> None:
@@ -91,18 +91,18 @@ class GCNN13(nn.Module):
 
     def forward(
         self, x: Tensor, generator: torch.Generator | None = None, with_penalty: bool = False
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        """Logits; with the penalty ``sum (||K||_F + ||bias||_2)`` over all convolutions, if asked for."""
+    ) -> Tensor | tuple[Tensor, Penalties]:
+        """Logits; with the penalties of all convolutions, if asked for."""
         penalty = Penalty(with_penalty)
         y, samples = self.lift(x, generator)
-        penalty.add(self.lift, None, samples)
+        penalty.add(self.lift, x, None, samples)
         weights = weighing(self.lift, samples)
         y = torch.relu(self.lift_norm(y, weights))
         for number, (conv, norm) in enumerate(zip(self.convs, self.norms), 1):
-            y, out = conv(y, samples, generator=generator)
-            penalty.add(conv, samples, out)
+            z, out = conv(y, samples, generator=generator)
+            penalty.add(conv, y, samples, out)
             samples, weights = out, weighing(conv, out)
-            y = torch.relu(norm(y, weights))
+            y = torch.relu(norm(z, weights))
             if number in POOLED:
                 y = self.spatial_pool(y)
             if number in DROPPED:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
@@ -10,12 +11,13 @@ from torch import Tensor, nn
 
 from pgconv.kernel_nets import KernelNet
 from pgconv.models._images import partial_convs
-from pgconv.sampling import Sampler
+from pgconv.sampling import EncodedGates, Sampler
 
 
 def learned_ranges(network: nn.Module) -> dict[str, dict[str, list[float]]]:
     """By name of the sampler, in the order of the network: ``theta``, the share of the rotations (or of the grid) that is covered,
-    and what the sampler says of its ``range``, as numbers.
+    and what the sampler says of its ``range``, as numbers. What an encoder gives to each example is not among them: see
+    ``gate_probabilities``.
 
     Example:
         >>> import pgconv
@@ -32,12 +34,48 @@ def learned_ranges(network: nn.Module) -> dict[str, dict[str, list[float]]]:
     return found
 
 
+def gate_probabilities(network: nn.Module, *inputs: Tensor) -> dict[str, Tensor]:
+    """By name of the sampler, in the order of the network: keep probabilities ``[B, n]`` of ``EncodedGates`` for a batch in eval mode.
+    Modes are afterwards what they were, after an error too; a sampler that was not reached has no entry.
+
+    Example:
+        >>> import torch, pgconv
+        >>> model = pgconv.models.CKResNet(1, 10, num_samples=4, width=4, kernel_size=3, partial="input")
+        >>> found = pgconv.models.gate_probabilities(model, torch.randn(2, 1, 16, 16))
+        >>> list(found)[-1], found["last.sampler"][0]
+        ('last.sampler', tensor([1.0000, 0.8808, 0.8808, 0.8808]))
+    """
+    found: dict[str, Tensor] = {}
+    modes = {module: module.training for module in network.modules()}
+
+    def reader(name: str) -> Callable:
+        def read(sampler: EncodedGates, args: tuple, options: dict) -> None:
+            found[name] = sampler.keep_probabilities(options["x"], options["samples"])
+
+        return read
+
+    hooks = [
+        module.register_forward_pre_hook(reader(name), with_kwargs=True)
+        for name, module in network.named_modules()
+        if isinstance(module, EncodedGates)
+    ]
+    try:
+        with torch.no_grad():
+            network.eval()(*inputs)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, training in modes.items():
+            module.training = training
+    return found
+
+
 def monotone_loss(network: nn.Module) -> Tensor:
     """``sum_l sum relu(theta_{l+1} - theta_l)`` over consecutive convolutions with a learned range, element by element: later
     layers are kept from covering more of the group than earlier ones.
 
     Returns:
-        a scalar; 0 for a network that learns no range
+        a scalar; 0 for a network that learns no range, or one for each example
 
     Source: Romero & Lohit (2022).
 
@@ -48,9 +86,9 @@ def monotone_loss(network: nn.Module) -> Tensor:
         0.0
     """
     own = [
-        torch.cat([p.flatten() for p in conv.sampler.parameters(recurse=False)])
+        torch.cat(learned)
         for conv in partial_convs(network)
-        if conv.sampler is not None
+        if conv.sampler is not None and (learned := [p.flatten() for p in conv.sampler.parameters(recurse=False)])
     ]
     total = next(network.parameters()).new_zeros(())
     for before, after in pairwise(own):
