@@ -31,6 +31,7 @@ class Config:
         lr, range_lr, omega_lr: Adam's, of learned ranges, of learnable frequencies; None: ``lr``
         schedule: ``"cosine"``: from 0 up to ``lr`` in ``warmup_epochs``, then along a cosine to 1e-6; or ``"constant"``
         weight_penalty: factor of ``sum (||K||_F + ||bias||_2)``
+        gate_penalty: factor of the divergence of gates that depend on the input (``sampling.EncodedGates``)
         monotone: factor of ``models.monotone_loss``
         clip: largest norm of the gradient; None: any
         patience: epochs without a better validation after which the run ends
@@ -55,6 +56,7 @@ class Config:
     schedule: str = "cosine"
     warmup_epochs: int = 5
     weight_penalty: float = 0.0
+    gate_penalty: float = 0.0
     monotone: float = 0.0
     clip: float | None = None
     patience: int = 100

@@ -7,6 +7,7 @@ taken as they were run; where the release's command cannot be repeated as it is,
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from pgconv.train.config import Config
@@ -14,6 +15,8 @@ from pgconv.train.config import Config
 T2 = {"group": "SE(2)", "num_samples": 1, "sampling": "identity", "one_grid": True}
 """Translations: the identity alone in a group whose kernels read an angle, too, so that parameters are those of SE(2)."""
 SHORT = {"SE(2)": "se2", "E(2)": "e2", "M(2)": "mirror"}
+PARTIAL = {"partial": {"partial": True}, "variational": {"partial": "input"}}
+"""Options of the kinds of run that learn a range, the second one for each example."""
 MIRRORED = {"SE(2)": "M", "E(2)": "M", "M(2)": "flip"}
 """The mirror task of a group: M(2) has the mirror that exchanges up and down alone."""
 DATA = {"RotMNIST": "rotmnist", "CIFAR10": "cifar10", "CIFAR100": "cifar100"}
@@ -49,15 +52,14 @@ _TOY_ROWS = (("MNIST6-180", "SE(2)"), ("MNIST6-flip", "M(2)"), ("MNIST6-180", "E
 """Those whose symmetry makes the classes one: beside them a G-CNN is not at chance."""
 
 
-def _resnet(task: str, group: str, samples: int, kind: str, published: float | None) -> Config:
+def _resnet(task: str, group: str, samples: int, kind: str, published: float | None = None) -> Config:
     rotated = task == "RotMNIST"
     plane = group == "T(2)"
     options: dict[str, Any] = dict(T2) if plane or kind == "augerino" else {"group": group, "num_samples": samples}
     options["pools"] = (1, 2) if plane or not rotated else (0, 1)
     note = ""
-    if kind == "partial":
-        options["partial"] = True
-    elif kind == "full" and not plane:
+    options |= PARTIAL.get(kind, {})
+    if kind == "full" and not plane:
         if task == "CIFAR10":
             options["final_positions"] = 4 * samples
         elif task == "CIFAR100" and group == "E(2)":
@@ -86,9 +88,8 @@ def _gcnn13(task: str, group: str, samples: int, kind: str, published: float | N
     options: dict[str, Any] = dict(T2) if plane or kind == "augerino" else {"group": group, "num_samples": samples}
     options["dropout"] = 0.1 if plane and not rotated else 0.3
     options["omega0"] = 30.0 if not rotated and (plane or (kind == "full" and task == "CIFAR10")) else 10.0
-    if kind == "partial":
-        options["partial"] = True
-    elif kind == "full" and not plane:
+    options |= PARTIAL.get(kind, {})
+    if kind == "full" and not plane:
         options["one_grid"] = True
     high = rotated and (plane or kind == "partial")
     penalty = {
@@ -114,8 +115,8 @@ def _gcnn13(task: str, group: str, samples: int, kind: str, published: float | N
 
 def _toy(task: str, group: str, kind: str) -> Config:
     options: dict[str, Any] = {"group": group, "num_samples": 2 if group == "M(2)" else 8, "factors": (1, 1)}
-    if kind == "partial":
-        options |= {"width": 10, "kernel_net": "magnet", "partial": True}
+    if kind in PARTIAL:
+        options |= {"width": 10, "kernel_net": "magnet"} | PARTIAL[kind]
         options |= {"samples_per_example": True} if group == "SE(2)" else {}
     elif group == "SE(2)":
         options |= {"width": 20, "kernel_net": "fourier", "norm": "layer"}
@@ -129,7 +130,7 @@ def _toy(task: str, group: str, kind: str) -> Config:
         task=task,
         network_options=options,
         schedule="constant",
-        published=_TOY[kind] if (task, group) in _TOY_ROWS else None,
+        published=_TOY.get(kind) if (task, group) in _TOY_ROWS else None,
         note=note,
     )
 
@@ -142,9 +143,7 @@ def _digits6(task: str, group: str, kind: str) -> Config:
         "factors": (1,),
         "kernel_size": 5,
     }
-    options |= {"width": 10, "norm": "layer", "pools": (0,)} | (
-        {"partial": True} if kind == "partial" else {"one_grid": True}
-    )
+    options |= {"width": 10, "norm": "layer", "pools": (0,)} | PARTIAL.get(kind, {"one_grid": True})
     return Config(
         name=f"{task}-{SHORT[group]}-{kind}",
         task=task,
@@ -162,7 +161,7 @@ def _digits6(task: str, group: str, kind: str) -> Config:
 def _rotated_digits(kind: str) -> Config:
     options: dict[str, Any] = {"factors": (1, 2), "width": 12, "kernel_size": 5, "pools": (0,)}
     options |= T2 if kind in ("t2", "augerino") else {"group": "SE(2)", "num_samples": 8}
-    options |= {"partial": True} if kind == "partial" else {}
+    options |= PARTIAL.get(kind, {})
     return Config(
         name=f"rotated-digits-{kind}" if kind in ("t2", "augerino") else f"rotated-digits-se2-{kind}",
         task="rotated-digits",
@@ -194,12 +193,25 @@ def _all() -> Iterator[Config]:
         for row, accuracies in _RESNET.items():
             yield _resnet(task, *row, accuracies[number])
         for group in ("SE(2)", "E(2)"):
-            yield _resnet(task, group, 8, "augerino", None)
+            yield _resnet(task, group, 8, "augerino")
         for row, accuracies in _GCNN13.items():
             yield _gcnn13(task, *row, accuracies[number])
 
 
-_CONFIGS = {config.name: config for config in _all()}
+def _variational() -> Iterator[Config]:
+    """Runs whose samples depend on the input."""
+    for config in (
+        _toy("MNIST6-180", "SE(2)", "variational"),
+        _digits6("digits6-180", "SE(2)", "variational"),
+        _digits6("digits6-M", "E(2)", "variational"),
+        _rotated_digits("variational"),
+        _resnet("CIFAR10", "SE(2)", 8, "variational"),
+    ):
+        note = "gates depend on the input, after Kim et al. (2024), whose runs differ"
+        yield replace(config, gate_penalty=1e-3, note="; ".join(filter(None, (config.note, note))))
+
+
+_CONFIGS = {config.name: config for config in (*_all(), *_variational())}
 
 
 def names() -> list[str]:
