@@ -53,6 +53,11 @@ NETWORKS = {
     "partial E(2)": lambda: CKResNet(2, 5, group="E(2)", partial=True, **SMALL),
     "partial M(2)": lambda: CKResNet(2, 5, group="M(2)", partial=True, **{**SMALL, "num_samples": 2}),
     "per example": lambda: CKResNet(2, 5, partial=True, samples_per_example=True, **SMALL),
+    "by example": lambda: CKResNet(2, 5, partial="input", **SMALL),
+    "by example E(2), with samples": lambda: CKResNet(
+        2, 5, group="E(2)", partial="input", samples_per_example=True, norm="layer", **SMALL
+    ),
+    "13 layers, by example": lambda: GCNN13(2, 5, partial="input", **SMALL),
     "learned pooling": lambda: CKResNet(2, 5, final_positions=16, **SMALL),
     "last in the plane": lambda: CKResNet(2, 5, group="E(2)", last_translations=True, **SMALL),
     "release": lambda: CKResNet(2, 5, partial=True, compat="release", **SMALL),
@@ -71,9 +76,10 @@ def test_every_parameter_learns_and_predictions_repeat(name):
     torch.manual_seed(0)
     network = NETWORKS[name]()
     x = torch.randn(3, 2, 16, 16).requires_grad_()
-    logits, (penalty, _) = network(x, with_penalty=True)
-    assert logits.shape == (3, 5) and penalty.shape == ()
-    (logits.square().sum() + penalty).backward()
+    logits, penalties = network(x, with_penalty=True)
+    assert logits.shape == (3, 5) and all(penalty.shape == () for penalty in penalties)
+    assert (penalties.gates > 0) == ("by example" in name)
+    (logits.square().sum() + sum(penalties)).backward()
     assert x.grad.isfinite().all()
     for parameter, p in network.named_parameters():
         assert p.grad is not None and p.grad.isfinite().all(), parameter
@@ -184,10 +190,10 @@ def test_the_penalty_adds_up_every_convolution():
             module.register_forward_hook(lambda conv, args, out: seen.append((conv, None, out[1])))
         elif isinstance(module, (pgconv.nn.GroupConv2d, pgconv.nn.PointwiseGroupConv2d)):
             module.register_forward_hook(lambda conv, args, out: seen.append((conv, args[1], out[1])))
-    _, (penalty, _) = network(torch.randn(1, 2, 16, 16), with_penalty=True)
+    _, penalties = network(torch.randn(1, 2, 16, 16), with_penalty=True)
     assert len(seen) == 8
     want = sum(conv.kernel_norm(v, u) + (0 if conv.bias is None else conv.bias.norm()) for conv, v, u in seen)
-    torch.testing.assert_close(penalty, want)
+    torch.testing.assert_close(penalties.weights, want)
 
 
 def test_monotone_loss_counts_what_grows():

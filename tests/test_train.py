@@ -142,6 +142,18 @@ def test_penalties_are_part_of_the_loss():
     assert losses[2] - losses[0] == pytest.approx(2.0 * 0.25, abs=1e-5)
 
 
+def test_the_divergence_of_gates_is_part_of_the_loss():
+    task = noise("digits6-180", train=8)
+    own = SMALL.changed(["network.partial=input"])
+    free, held = (Trainer(own.changed([f"gate_penalty={factor}"]), task, ALONE) for factor in (0.0, 0.5))
+    torch.manual_seed(1)
+    losses = [float(trainer.step(0, *task.train[:])[0]) for trainer in (free, held)]
+    # Three convolutions, each with three gates beside the identity, of probability sigmoid(2); the prior is 0.9.
+    p = 1 / (1 + math.exp(-2.0))
+    each = p * math.log(p / 0.9) + (1 - p) * math.log((1 - p) / 0.1)
+    assert losses[1] - losses[0] == pytest.approx(0.5 * 9 * each, abs=1e-5)
+
+
 def test_draws_of_samples_differ_and_their_mean_is_reported():
     trainer = run(SMALL, noise("digits6-180", train=8, test=100))
     found = trainer.test(draws=5)

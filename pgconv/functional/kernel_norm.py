@@ -81,7 +81,6 @@ def kernel_norm(
         if factor is not None:
             counts = counts * factor.to(phi.dtype).unsqueeze(axis)[..., None]
     if phi.shape[0] == 1 < counts.shape[0]:
-        # The Gram matrix is linear in them.
         counts = counts.mean(0, keepdim=True)
     if weight_bias is None:
         head = weight.to(phi.dtype)

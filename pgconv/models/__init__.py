@@ -1,5 +1,6 @@
 """Networks of the published experiments, built from the layers, and what their training needs."""
 
+from pgconv.models._images import Penalties
 from pgconv.models.augerino import Augerino
 from pgconv.models.ckresnet import CKResNet
 from pgconv.models.gcnn13 import GCNN13
@@ -11,6 +12,7 @@ __all__ = [
     "CKResNet",
     "GCNN13",
     "LieResNet",
+    "Penalties",
     "gate_probabilities",
     "learned_ranges",
     "monotone_loss",

@@ -37,11 +37,10 @@ def own_samples(partial: bool | str, one_grid: bool, sampling: str, per_example:
 
 
 class Penalties(NamedTuple):
-    """What a loss may take besides, over all convolutions of one forward pass.
+    """What training may add to the loss of one forward pass, both scalars.
 
-    Attributes:
-        weights: ``sum (||K||_F + ||bias||_2)``
-        gates: sum of the divergence of gates that depend on the input; 0 where there are none
+    weights: ``sum (||K||_F + ||bias||_2)`` over all convolutions; gates: the sum of ``EncodedGates.divergence`` over those whose
+    samples depend on the input, 0 where there are none.
     """
 
     weights: Tensor
@@ -49,22 +48,22 @@ class Penalties(NamedTuple):
 
 
 class Penalty:
-    """Sums them up, if they are wanted."""
+    """Sums up the penalties of the convolutions of one forward pass, if they are wanted."""
 
     def __init__(self, wanted: bool) -> None:
         self.wanted = wanted
         self.weights: Tensor | float = 0.0
         self.gates: Tensor | float = 0.0
 
-    def add(self, conv: ImageConv, samples: Samples | None, out: Samples, x: Tensor | None = None) -> None:
-        """A convolution of maps from samples (None: of an image from the plane) to samples."""
+    def add(self, conv: ImageConv, x: Tensor, samples: Samples | None, out: Samples) -> None:
+        """A convolution of maps x, from samples (None: from the plane) to samples."""
         if not self.wanted:
             return
         self.weights = self.weights + conv.kernel_norm(samples, out)
         if conv.bias is not None:
             self.weights = self.weights + torch.linalg.vector_norm(conv.bias)
         sampler = getattr(conv, "sampler", None)
-        if isinstance(sampler, EncodedGates):
+        if isinstance(sampler, EncodedGates) and samples is not None:
             self.gates = self.gates + sampler.divergence(x, samples)
 
     def beside(self, logits: Tensor) -> Tensor | tuple[Tensor, Penalties]:

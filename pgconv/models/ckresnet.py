@@ -35,7 +35,8 @@ class CKResNet(nn.Module):
         dropout: of whole channels, inside blocks
         sampling: samples of the lifting, and of all convolutions that have their own
         one_grid: one set of samples for the whole network, instead of one for each convolution
-        partial: every convolution but the lifting learns the range of its samples; ``"input"``: see ``nn.GroupConv2d``
+        partial: every convolution but the lifting learns the range of its samples, with ``"input"`` one for each example (see
+            ``nn.GroupConv2d``)
         samples_per_example: a sample set for each example (S = B)
         final_positions: instead of the maximum, learned weights of so many positions (samples times pixels of the last map)
         last_translations: the last convolution sees the mean over samples and has one sample, the identity
@@ -83,7 +84,7 @@ class CKResNet(nn.Module):
         super().__init__()
         if partial and (final_positions is not None or last_translations):
             raise ValueError(
-                "CKResNet: partial=True leaves no fixed positions; pass final_positions=None, last_translations=False"
+                f"CKResNet: partial={partial!r} leaves no fixed positions; pass final_positions=None, last_translations=False"
             )
         shared = {"group": group, "omega0": omega0, "kernel_net": kernel_net, "layers": layers, **options}
         spatial = {"kernel_size": kernel_size, "num_samples": num_samples, "hidden": hidden, **shared}
@@ -113,10 +114,10 @@ class CKResNet(nn.Module):
     def forward(
         self, x: Tensor, generator: torch.Generator | None = None, with_penalty: bool = False
     ) -> Tensor | tuple[Tensor, Penalties]:
-        """Logits; with the ``Penalties`` over all convolutions, if asked for."""
+        """Logits; with the penalties of all convolutions, if asked for."""
         penalty = Penalty(with_penalty)
         y, samples = self.lift(x, generator)
-        penalty.add(self.lift, None, samples)
+        penalty.add(self.lift, x, None, samples)
         y = torch.relu(self._pooled(0, self.lift_norm(y, weighing(self.lift, samples))))
         for number, block in enumerate(self.blocks, 1):
             y, samples = block(y, samples, generator, penalty)
@@ -125,10 +126,10 @@ class CKResNet(nn.Module):
             one = self.last.group.identity(dtype=samples.elements.dtype, device=y.device).reshape(1, 1, -1)
             y, samples = y.mean(2, keepdim=True), Samples(one, torch.ones_like(one[..., 0]))
         z, out = self.last(y, samples, generator=generator)
-        penalty.add(self.last, samples, out, y)
+        penalty.add(self.last, y, samples, out)
         weights = weighing(self.last, out)
-        z = torch.relu(self.last_norm(z, weights))
-        return penalty.beside(self.classify(self.global_pool(z, weights)))
+        y = torch.relu(self.last_norm(z, weights))
+        return penalty.beside(self.classify(self.global_pool(y, weights)))
 
     def _pooled(self, stage: int, y: Tensor) -> Tensor:
         return self.spatial_pool(y) if stage in self.pools else y
@@ -150,17 +151,17 @@ class _Block(nn.Module):
     ) -> tuple[Tensor, Samples]:
         """From samples to those of the second convolution."""
         y, between = self.conv1(x, samples, generator=generator)
-        penalty.add(self.conv1, samples, between, x)
-        hidden = self.dropout(torch.relu(self.norm1(y, weighing(self.conv1, between))))
-        y, out = self.conv2(hidden, between, generator=generator)
-        penalty.add(self.conv2, between, out, hidden)
+        penalty.add(self.conv1, x, samples, between)
+        y = self.dropout(torch.relu(self.norm1(y, weighing(self.conv1, between))))
+        z, out = self.conv2(y, between, generator=generator)
+        penalty.add(self.conv2, y, between, out)
         weights = weighing(self.conv2, out)
-        y = torch.relu(self.norm2(y, weights))
+        y = torch.relu(self.norm2(z, weights))
         if self.shortcut is None:
             y = y + x
         else:
             y = y + self.shortcut(x, samples, out)[0]
-            penalty.add(self.shortcut, samples, out)
+            penalty.add(self.shortcut, x, samples, out)
         return self.norm(y, weights), out
 
 

@@ -92,15 +92,15 @@ class GCNN13(nn.Module):
     def forward(
         self, x: Tensor, generator: torch.Generator | None = None, with_penalty: bool = False
     ) -> Tensor | tuple[Tensor, Penalties]:
-        """Logits; with the ``Penalties`` over all convolutions, if asked for."""
+        """Logits; with the penalties of all convolutions, if asked for."""
         penalty = Penalty(with_penalty)
         y, samples = self.lift(x, generator)
-        penalty.add(self.lift, None, samples)
+        penalty.add(self.lift, x, None, samples)
         weights = weighing(self.lift, samples)
         y = torch.relu(self.lift_norm(y, weights))
         for number, (conv, norm) in enumerate(zip(self.convs, self.norms), 1):
             z, out = conv(y, samples, generator=generator)
-            penalty.add(conv, samples, out, y)
+            penalty.add(conv, y, samples, out)
             samples, weights = out, weighing(conv, out)
             y = torch.relu(norm(z, weights))
             if number in POOLED:

@@ -17,7 +17,7 @@ from pgconv.sampling import EncodedGates, LearnedSubset, Sampler
 def learned_ranges(network: nn.Module) -> dict[str, dict[str, list[float]]]:
     """By name of the sampler, in the order of the network: ``theta``, the share of the rotations (or of the grid) that is covered;
     for an arc its ends, ``range``, in radians, and the probability of the ``mirror`` where there is one; for a subset of the grid
-    the probability of every element, ``kept``.
+    the probability of every element, ``kept``. What an encoder gives to each example is not among them: see ``gate_probabilities``.
 
     Example:
         >>> import pgconv
@@ -35,40 +35,42 @@ def learned_ranges(network: nn.Module) -> dict[str, dict[str, list[float]]]:
     return found
 
 
-@torch.no_grad()
-def gate_probabilities(network: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    """By name of the sampler, in the order of the network, the probability ``[B, n]`` of every element for every image of ``x``, of
-    samplers that depend on the input (``partial="input"``); in eval mode, after which modules are as they were.
+def gate_probabilities(network: nn.Module, *inputs: Tensor) -> dict[str, Tensor]:
+    """By name of the sampler, in the order of the network: keep probabilities ``[B, n]`` of ``EncodedGates`` in eval mode. Modes
+    are afterwards what they were, after an error too; a sampler that was not reached has no entry.
+
+    Args:
+        network: any module; it is called with the inputs
 
     Example:
         >>> import torch, pgconv
         >>> model = pgconv.models.CKResNet(1, 10, num_samples=4, width=4, kernel_size=3, partial="input")
-        >>> found = pgconv.models.gate_probabilities(model, torch.randn(2, 1, 12, 12))
-        >>> list(found)[-1], found["last.sampler"].shape
-        ('last.sampler', torch.Size([2, 4]))
+        >>> found = pgconv.models.gate_probabilities(model, torch.randn(2, 1, 16, 16))
+        >>> list(found)[-1], found["last.sampler"][0]
+        ('last.sampler', tensor([1.0000, 0.8808, 0.8808, 0.8808]))
     """
     found: dict[str, Tensor] = {}
+    modes = {module: module.training for module in network.modules()}
 
-    def seen(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, _: tuple, options: dict) -> None:
-            found[name] = module.keep_probabilities(options["x"], options["samples"])
+    def reader(name: str) -> Callable:
+        def read(sampler: EncodedGates, args: tuple, options: dict) -> None:
+            found[name] = sampler.keep_probabilities(options["x"], options["samples"])
 
-        return hook
+        return read
 
-    modules = list(network.modules())
-    training = [module.training for module in modules]
     hooks = [
-        module.register_forward_pre_hook(seen(name), with_kwargs=True)
+        module.register_forward_pre_hook(reader(name), with_kwargs=True)
         for name, module in network.named_modules()
         if isinstance(module, EncodedGates)
     ]
     try:
-        network.eval()(x)
+        with torch.no_grad():
+            network.eval()(*inputs)
     finally:
         for hook in hooks:
             hook.remove()
-        for module, was in zip(modules, training):
-            module.training = was
+        for module, training in modes.items():
+            module.training = training
     return found
 
 
@@ -77,7 +79,7 @@ def monotone_loss(network: nn.Module) -> Tensor:
     layers are kept from covering more of the group than earlier ones.
 
     Returns:
-        a scalar; 0 for a network that learns no range
+        a scalar; 0 for a network that learns no range, or one for each example
 
     Source: Romero & Lohit (2022).
 
@@ -87,8 +89,11 @@ def monotone_loss(network: nn.Module) -> Tensor:
         >>> pgconv.models.monotone_loss(model).item()
         0.0
     """
-    parameters = [list(conv.sampler.parameters(recurse=False)) for conv in partial_convs(network)]
-    own = [torch.cat([p.flatten() for p in learned]) for learned in parameters if learned]
+    own = [
+        torch.cat(learned)
+        for conv in partial_convs(network)
+        if conv.sampler is not None and (learned := [p.flatten() for p in conv.sampler.parameters(recurse=False)])
+    ]
     total = next(network.parameters()).new_zeros(())
     for before, after in pairwise(own):
         total = total + F.relu(after - before).sum()

@@ -123,9 +123,13 @@ def make_sampler(conv: SampledConv, name: str | nn.Module, num_samples: int, per
     if isinstance(name, nn.Module):
         return name
     check_positive_int(type(conv).__name__, "num_samples", num_samples)
-    dtype = torch.float64 if conv.compat == "release" or conv.weight.dtype == torch.float64 else torch.float32
-    sampler = sampling.get(name, conv.group, num_samples, per_example=per_example, compat=conv.compat, dtype=dtype)
-    return sampler.to(conv.weight.device)
+    options = {"per_example": per_example, "dtype": element_dtype(conv)}
+    return sampling.get(name, conv.group, num_samples, compat=conv.compat, **options).to(conv.weight.device)
+
+
+def element_dtype(conv: SampledConv) -> torch.dtype:
+    """Of a sampler that the layer builds."""
+    return torch.float64 if conv.compat == "release" or conv.weight.dtype == torch.float64 else torch.float32
 
 
 def check_samples(layer: str, name: str, samples: object) -> Samples:

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from pgconv import functional, groups
-from pgconv._shapes import check_positive_int
+from pgconv._shapes import check_choice
 from pgconv.groups import Group
-from pgconv.nn._conv import ImageConv, SampledConv, check_maps, check_samples, make_sampler
+from pgconv.nn._conv import ImageConv, SampledConv, check_maps, check_samples, element_dtype, make_sampler
 from pgconv.sampling import EncodedGates, Samples
 from pgconv.spec import ConvGeometry
 
@@ -22,17 +22,17 @@ class _GroupConv(ImageConv):
         self, sampling: str | nn.Module | None, partial: bool | str, num_samples: int, samples_per_example: bool
     ) -> None:
         name = type(self).__name__
-        if isinstance(partial, str) and partial != "input":
-            raise ValueError(f"{name}: partial must be True, False or 'input', received {partial!r}")
-        self.partial = partial if partial == "input" else bool(partial)
+        if isinstance(partial, str):
+            check_choice(name, "partial", partial, (False, True, "input"))  # type: ignore[arg-type]
+        self.partial = partial if isinstance(partial, str) else bool(partial)
         if self.partial and sampling is not None:
             raise ValueError(
                 f"{name}: partial={self.partial!r} chooses the learned sampler itself; leave sampling=None or pass partial=False"
             )
         chosen = "learned" if self.partial else sampling or "same"
         if self.partial == "input":
-            chosen = self._input_gates(num_samples, samples_per_example)
-        if chosen == "same":
+            self.sampler = self._input_sampler(num_samples, samples_per_example)
+        elif chosen == "same":
             if samples_per_example:
                 raise ValueError(
                     f"{name}: samples_per_example needs a sampler of this layer's own; pass sampling='jittered' or partial=True"
@@ -41,21 +41,13 @@ class _GroupConv(ImageConv):
         else:
             self.sampler = make_sampler(self, chosen, num_samples, samples_per_example)
 
-    def _input_gates(self, num_samples: int, samples_per_example: bool) -> EncodedGates:
-        name = type(self).__name__
+    def _input_sampler(self, num_samples: int, per_example: bool) -> EncodedGates:
         if self.compat is not None:
             raise ValueError(
-                f"{name}: partial='input' is not in the release; pass compat=None, received {self.compat!r}"
+                f"{type(self).__name__}: partial='input' has no compat mode, got compat={self.compat!r}; use partial=True"
             )
-        check_positive_int(name, "num_samples", num_samples)
-        gates = EncodedGates(
-            self.group,
-            num_samples,
-            self.in_channels,
-            per_example=samples_per_example,
-            dtype=torch.promote_types(self.weight.dtype, torch.float32),
-        )
-        return gates.to(self.weight.device)
+        options = {"per_example": per_example, "dtype": element_dtype(self)}
+        return EncodedGates(self.group, num_samples, self.in_channels, **options).to(self.weight.device)
 
     def _out_samples(
         self, x: Tensor, samples: Samples, out_samples: Samples | None, generator: torch.Generator | None
@@ -82,15 +74,16 @@ class GroupConv2d(_GroupConv):
     The input elements ``v`` and their weights ``w`` are those the previous layer returned; the output elements ``u`` are, by
     ``sampling``: None or ``"same"`` (the input's: one grid for the whole network), ``"jittered"``, ``"fixed"``, ``"haar"``, or a
     sampler module. ``partial=True`` learns from the data over which part of the group the outputs spread (an interval of
-    angles, a subset of the mirror coset, or both): partial equivariance. Gates of the learned subset are not multiplied into
-    ``y``; they travel in the returned ``Samples`` as the weights of the next layer's sum, norms and pooling.
+    angles, a subset of the mirror coset, or both): partial equivariance. ``partial="input"`` asks an encoder of ``x`` which outputs
+    an example has (``sampling.EncodedGates``; S = B). Gates are not multiplied into ``y``; they travel in the returned ``Samples``
+    as the weights of the next layer's sum (with ``reduction="mean"`` a mean over the outputs that are there), norms and pooling.
+    A sampler module whose ``sees_input`` is true is called with ``x`` and ``samples``, too.
 
     Args:
         in_channels, out_channels: C and O
         kernel_size: odd k
         group, num_samples, kernel_net, hidden, layers, omega0, stride, padding, dilation, support, compat: see ``LiftingConv2d``
-        partial: learn the range of output samples; ``"input"``: a small encoder of ``x`` chooses them for each example
-            (``sampling.EncodedGates``)
+        partial: True learns the range of output samples, ``"input"`` one for each example
         sampling: see above
         samples_per_example: draw one sample set per example (S = B)
         form, chart, reduction: see ``functional.group_conv2d``
@@ -100,7 +93,7 @@ class GroupConv2d(_GroupConv):
     Raises:
         ValueError: for arguments out of range, a group without anything to learn, maps that do not fit the samples
 
-    Source: Romero & Lohit, "Learning Partial Equivariances From Data" (2022).
+    Source: Romero & Lohit, "Learning Partial Equivariances From Data" (2022); Kim et al. (2024) for ``"input"``.
 
     Example:
         >>> import torch, pgconv
@@ -162,7 +155,7 @@ class GroupConv2d(_GroupConv):
         return self._add_bias(y), out
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, kernel_size={self.kernel_size}, partial={self.partial}"
+        return f"{super().extra_repr()}, kernel_size={self.kernel_size}, partial={self.partial!r}"
 
 
 class PointwiseGroupConv2d(_GroupConv):

@@ -1,7 +1,7 @@
 """Samplers: modules that choose the group elements at which a layer is evaluated.
 
 Every sampler is called as ``sampler(batch_size=1, generator=None) -> Samples(elements [S, N, e], weights [S, N])``; one whose
-``sees_input`` is true also gets what is convolved, ``x=`` and ``samples=``.
+``sees_input`` is true also takes the maps ``x`` the layer convolves, and their ``samples``.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from pgconv.sampling.base import Sampler, kind_of
+from pgconv.sampling.base import Sampler, check_stabilizer, kind_of
 from pgconv.sampling.encoded import EncodedGates
 from pgconv.sampling.grid import FixedGrid, JitteredGrid
 from pgconv.sampling.identity import IdentitySampler
@@ -33,7 +33,8 @@ def get(
     "fixed" (``FixedGrid``), "jittered" (``JitteredGrid``), "haar" (``HaarUniform``), "identity" (n = 1), "subset"
     (``LearnedSubset``), and "learned": ``LearnedInterval`` where the stabiliser is the plane rotations,
     ``LearnedProduct`` for O(2) and E(2), ``LearnedSubset`` for other groups with a grid. ``per_example`` changes
-    nothing for samplers without randomness. Raises ``ValueError`` for an unknown name and for what the sampler cannot
+    nothing for samplers without randomness. ``EncodedGates`` has no name here: it needs to know the channels of the
+    maps it reads. Raises ``ValueError`` for an unknown name and for what the sampler cannot
     do.
 
     >>> from pgconv import groups
@@ -58,12 +59,10 @@ def get(
 
 
 def _learned(name: str, group) -> type[Sampler]:
-    kind = kind_of(group) if hasattr(group, "stabilizer") else None
-    if kind == "trivial":
-        raise ValueError(
-            f"sampling: {name!r} learns a part of the stabiliser, but {group.name} has none; "
-            "use 'fixed' with n=1, or a group such as SE(2)"
-        )
+    kind = None
+    if hasattr(group, "stabilizer"):  # else the sampler itself says what is wrong
+        check_stabilizer(f"sampling: {name!r}", group)
+        kind = kind_of(group)
     if name == "learned" and kind == "rotation":
         return LearnedInterval
     if name == "learned" and kind == "rotation+mirror":

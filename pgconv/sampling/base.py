@@ -24,6 +24,14 @@ def kind_of(group) -> str:
     return "mirror" if mirror and not scale else "other"
 
 
+def check_stabilizer(owner: str, group) -> None:
+    """Refuses groups without anything to learn."""
+    if kind_of(group) == "trivial":
+        raise ValueError(
+            f"{owner} learns a part of the stabiliser, but {group.name} has none; use 'fixed' with n=1, or a group such as SE(2)"
+        )
+
+
 def planar(group, angle: Tensor, mirror: Tensor | None = None) -> Tensor:
     """Stabiliser elements [..., k] of a planar group from angles [...] and mirrors (broadcast), log scale 0."""
     parts = [angle]
@@ -114,7 +122,7 @@ class Sampler(nn.Module):
             raise ValueError(f"{type(self).__name__}: generator must be a torch.Generator or None, got {generator!r}")
         target = self._like.device if device is None else torch.device(device)
         source = target if generator is None else generator.device
-        # A compiler that knows sizes by name has no overload for them with a generator, even where that is None.
+        # Compiled with a batch of any size, rand takes no generator, not even None.
         own = {} if generator is None else {"generator": generator}
         drawn = torch.rand(*shape, dtype=torch.float64, device=source, **own)
         # A copy to an accelerator without blocking is safe: the source is staged before the call returns.

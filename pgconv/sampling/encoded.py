@@ -1,60 +1,61 @@
-"""A sampler whose gates depend on what is convolved: partial equivariance that differs from input to input."""
+"""Gates that depend on the input: each example keeps its own part of the group."""
 
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pgconv._shapes import check_choice, check_positive_int
-from pgconv.sampling.gates import GatedSampler, position_of_identity, straight_through, with_identity
+from pgconv._shapes import check_choice, check_positive_int, check_shape, describe
+from pgconv.sampling.base import Sampler, check_stabilizer
+from pgconv.sampling.gates import SubsetSampler, straight_through
 from pgconv.sampling.grid import FixedGrid, JitteredGrid
 from pgconv.sampling.types import Samples
 
-BASES = {"jittered": JitteredGrid, "fixed": FixedGrid}
 START = 2.0
-"""Logit of every gate before training, as that of the gates that do not depend on the input."""
+"""Logit of every gate before training, that of the other learned samplers."""
 
 
-class EncodedGates(GatedSampler):
-    """Elements of a grid, of which each example keeps a subset of its own: element i of example b with probability
+class EncodedGates(SubsetSampler):
+    """A subset of a grid for each example, chosen by an encoder of the maps that the layer convolves.
 
-    ``p[b,i] = sigmoid(l_i(z_b))``,  ``z_b = sum_v w_v mean_p x[b,:,v,p] / sum_v w_v``,  ``l = A silu(B z + b) + a``,
+    ``z_b = sum_v w_v mean_p x[b,:,v,p] / sum_v w_v``, ``logit_b = L_2 silu(L_1 z_b)``, and element i is kept with probability
+    ``p[b,i] = sigmoid(logit_b[i])``, the identity (its stratum) always. Moving an input moves samples and pixels, over which z is
+    the mean: behind equivariant layers an image and its moved copy have the same gates.
 
-    the identity's always. ``x`` are the maps that the layer convolves, and ``v``, ``w`` their samples and weights, so a layer
-    passes them on: ``forward(batch_size, generator, x, samples)``. elements [S, n, e], weights [B, n] exactly 0 or 1, with
-    straight-through gradients (see ``GatedSampler``); in eval mode 1[p > 1/2]. They act like those of a learned subset, on the next
-    layer's sum, on norms and on pooling. ``divergence`` is what the loss takes besides.
+    Called as ``sampler(batch_size, generator, x=x, samples=samples)``; layers see by ``sees_input`` that they have to pass
+    x [B, C, N, H, W] and its samples. elements [B, n, e] of the base sampler, not copied where examples share them; weights
+    [B, n], 0 or 1 with the gradient of ``GatedSampler``; in eval mode 1[logit > 0]. They are weights of the next layer's mean, the
+    norms and the pooling. Gates are computed in float64, so autocast changes nothing in them.
 
     Args:
-        group, n: with a regular grid of n >= 2 elements; a jittered one has an element in each stratum, kept is the identity's
-        channels: C of the maps
-        hidden: width of the encoder
-        prior: probability, in (0, 1), of every gate where nothing is known of the input
-        base: ``"jittered"`` or ``"fixed"``
-        per_example: in training the jitter differs between examples, too: S = B, else 1
-        dtype: of the elements
+        group, n: any group with a regular grid of n >= 2 elements
+        channels, hidden: C, and the width of the encoder
+        prior: keep probability that ``divergence`` pulls to
+        base: ``"jittered"``, or ``"fixed"`` for the grid as it is. Only turns are jittered: a grid that would be moved by any
+            element (rotations in space, own groups) has no strata to gate, and stays fixed
+        per_example: other elements for each example, too (in training)
+        dtype: of elements and encoder
 
-    Raises:
-        ValueError: for a stabiliser without elements to choose from, numbers out of range, and where the maps are not given
+    Raises ``ValueError`` for a group without stabiliser or grid, n < 2, channels or hidden < 1, a prior outside (0, 1), an unknown
+    base, and a call without x and samples. There is no name for it in ``sampling.get``, which knows no channels:
+    ``nn.GroupConv2d(partial="input")`` builds it.
 
-    Source: Kim et al., "Variational Partial Group Convolutions for Input-Aware Partial Equivariance of Rotations and Color-Shifts"
-    (2024).
+    Source: after Kim et al., "Variational Partial Group Convolutions for Input-Aware Partial Equivariance of Rotations and
+    Color-Shifts" (2024): encoder and divergence; here with gates on the grid of any group.
 
     >>> from pgconv import groups
-    >>> _ = torch.manual_seed(0)
-    >>> sampler, x = EncodedGates(groups.get("SE(2)"), 4, channels=3), torch.randn(2, 3, 8, 5, 5)
-    >>> maps = FixedGrid(groups.get("SE(2)"), 8)()
-    >>> elements, weights = sampler(x=x, samples=maps)
-    >>> elements.shape, weights.shape, weights[:, 0].tolist()
-    (torch.Size([1, 4, 3]), torch.Size([2, 4]), [1.0, 1.0])
-    >>> sampler.keep_probabilities(x, maps)[0]
-    tensor([1.0000, 0.8808, 0.8808, 0.8808])
+    >>> sampler = EncodedGates(groups.get("SE(2)"), 4, channels=3)
+    >>> grid = FixedGrid(groups.get("SE(2)"), 4)()
+    >>> drawn = sampler(2, x=torch.randn(2, 3, 4, 5, 5), samples=grid)
+    >>> drawn.elements.shape, drawn.weights.shape
+    (torch.Size([2, 4, 3]), torch.Size([2, 4]))
     """
 
-    sees_input = True
+    sees_input: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -65,42 +66,25 @@ class EncodedGates(GatedSampler):
         prior: float = 0.9,
         base: str = "jittered",
         per_example: bool = False,
-        dtype: torch.dtype = torch.float32,
+        dtype=torch.float32,
     ):
+        if hasattr(group, "stabilizer"):  # else the base class says what is wrong
+            check_stabilizer("EncodedGates", group)
         super().__init__(group, n, per_example, None, dtype)
-        if n < 2 or self.kind == "trivial":
-            raise ValueError(
-                f"EncodedGates: the identity is always kept, so there must be other elements, got n={n} on {group.name}"
-            )
-        if not 0 < prior < 1:
-            raise ValueError(f"EncodedGates: prior must be a probability in (0, 1), got {prior!r}")
-        check_choice("EncodedGates", "base", base, tuple(BASES))
-        self.base = (
-            FixedGrid(group, n, dtype=dtype) if base == "fixed" else JitteredGrid(group, n, per_example, dtype=dtype)
+        self.channels = check_positive_int("EncodedGates", "channels", channels)
+        check_positive_int("EncodedGates", "hidden", hidden)
+        check_choice("EncodedGates", "base", base, ("jittered", "fixed"))
+        if not isinstance(prior, (int, float)) or not 0 < prior < 1:
+            raise ValueError(f"EncodedGates: prior must be a probability between 0 and 1, received {describe(prior)}")
+        self.prior = float(prior)
+        jittered = base == "jittered" and self.kind != "other"
+        self.base: Sampler = (
+            JitteredGrid(group, n, per_example, dtype=dtype) if jittered else FixedGrid(group, n, dtype=dtype)
         )
-        self.prior = prior
-        self._identity_at = position_of_identity(group, n)
-        self.encoder = nn.Sequential(
-            nn.Linear(check_positive_int("EncodedGates", "channels", channels), hidden),
-            nn.SiLU(),
-            nn.Linear(hidden, n - 1),
-        )
-        nn.init.zeros_(self.encoder[2].weight)
-        nn.init.constant_(self.encoder[2].bias, START)
-        self.encoder.to(dtype)
-
-    def logits(self, x: Tensor | None, samples: Samples | None) -> Tensor:
-        """``l [B, n - 1]`` in float64, of all elements but the identity, for maps [B, C, Nv, H, W] and their samples."""
-        if x is None or samples is None:
-            raise ValueError(
-                "EncodedGates: gates depend on the maps; a layer passes them, x=[B, C, Nv, H, W] and samples=Samples"
-            )
-        own = self.encoder[0].weight.dtype
-        weights = samples.weights.to(own)[:, None]
-        # Sums over many pixels, and probabilities: in full precision, whatever the convolutions have.
-        with torch.autocast(x.device.type, enabled=False):
-            z = (x.to(own).mean((3, 4)) * weights).sum(2) / weights.sum(2)
-            return self.encoder(z).to(torch.float64)
+        last = nn.Linear(hidden, n - 1, dtype=dtype)
+        nn.init.zeros_(last.weight)
+        nn.init.constant_(last.bias, START)
+        self.encoder = nn.Sequential(nn.Linear(channels, hidden, dtype=dtype), nn.SiLU(), last)
 
     def forward(
         self,
@@ -109,24 +93,52 @@ class EncodedGates(GatedSampler):
         x: Tensor | None = None,
         samples: Samples | None = None,
     ) -> Samples:
-        logits = self.logits(x, samples)
+        """Samples of each example of ``x``, whose number ``batch_size`` is."""
+        logits = self._logits(x, samples)
         sets = logits.shape[0]
         elements = self.base(sets, generator).elements
-        z, y = self._gates(logits, sets, generator)
-        return Samples(elements, with_identity(straight_through(z, y), self._identity_at).to(self.dtype))
+        weights = self._with_identity(straight_through(*self._gates(logits, sets, generator)))
+        return Samples(elements.expand(sets, -1, -1), weights.to(self.dtype))
+
+    def divergence(self, x: Tensor, samples: Samples) -> Tensor:
+        """``mean_b sum_i KL(Bernoulli(p[b,i]) || Bernoulli(prior))``, a scalar with gradients; 0 for no examples.
+
+        >>> from pgconv import groups
+        >>> sampler = EncodedGates(groups.get("SE(2)"), 4, channels=3, prior=torch.tensor(2.0).sigmoid().item())
+        >>> bool(sampler.divergence(torch.randn(2, 3, 4, 5, 5), FixedGrid(groups.get("SE(2)"), 4)()) < 1e-6)
+        True
+        """
+        logits = self._logits(x, samples)
+        kept = torch.sigmoid(logits) * (F.logsigmoid(logits) - math.log(self.prior))
+        left_out = torch.sigmoid(-logits) * (F.logsigmoid(-logits) - math.log1p(-self.prior))
+        return ((kept + left_out).sum() / max(1, logits.shape[0])).to(self.dtype)
 
     @torch.no_grad()
     def keep_probabilities(self, x: Tensor, samples: Samples) -> Tensor:
-        """``p [B, n]``, 1 at the identity, detached."""
-        return with_identity(torch.sigmoid(self.logits(x, samples)), self._identity_at).to(self.dtype)
+        """p [B, n], detached; 1 at the identity."""
+        return self._with_identity(torch.sigmoid(self._logits(x, samples))).to(self.dtype)
 
-    def divergence(self, x: Tensor, samples: Samples) -> Tensor:
-        """``mean_b sum_i KL(Bernoulli(p[b,i]) || Bernoulli(prior))``, a scalar: 0 where all gates are as likely as they are before
-        anything is seen."""
-        logits = self.logits(x, samples)
-        p, own, other = torch.sigmoid(logits), F.logsigmoid(logits), F.logsigmoid(-logits)
-        each = p * (own - math.log(self.prior)) + (1 - p) * (other - math.log1p(-self.prior))
-        return (each.sum() / max(1, logits.shape[0])).to(self.dtype)
+    def _logits(self, x: Tensor | None, samples: Samples | None) -> Tensor:
+        """[B, n - 1] in float64."""
+        if x is None or samples is None:
+            raise ValueError(
+                "EncodedGates: x and samples are missing: gates depend on the maps that are convolved, which the layer passes; "
+                "use it as the sampler of a group convolution, or call sampler(batch_size, x=x, samples=samples)"
+            )
+        axes: dict = {"C": self.channels}
+        check_shape("EncodedGates", "x", x, "B C N H W", axes)
+        check_shape("EncodedGates", "samples.weights", samples[1], "S N", {"S": (1, axes["B"]), "N": axes["N"]})
+        weights = samples[1].to(torch.float64)
+        total = weights.sum(-1, keepdim=True)
+        share = weights / torch.where(total == 0, 1.0, total)
+        maps = x.mean((-2, -1), dtype=torch.promote_types(x.dtype, torch.float32)).to(torch.float64)
+        first, activation, last = self.encoder
+        return _linear(last, activation(_linear(first, (maps * share[:, None]).sum(-1))))
 
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, prior={self.prior}"
+        return f"{super().extra_repr()}, channels={self.channels}, prior={self.prior}"
+
+
+def _linear(layer: nn.Linear, z: Tensor) -> Tensor:
+    """The layer in the dtype of z; autocast leaves float64 alone."""
+    return F.linear(z, layer.weight.to(z.dtype), layer.bias.to(z.dtype))

@@ -17,21 +17,6 @@ def straight_through(z: Tensor, y: Tensor) -> Tensor:
     return z + (y - y.detach())
 
 
-def position_of_identity(group, n: int) -> int:
-    """Index of the identity in the regular grid. Raises ``ValueError`` where it is not there."""
-    h = group.stabilizer
-    with torch.device("cpu"):
-        near = h.distance(h.identity(dtype=torch.float64), h.grid(n, dtype=torch.float64)) < 1e-6
-    if not near.any():
-        raise ValueError(f"the regular grid of {n} elements of {group.name} does not contain the identity")
-    return int(near.nonzero()[0])
-
-
-def with_identity(gates: Tensor, at: int) -> Tensor:
-    """Gates of all elements, from those of all but the identity, which is kept."""
-    return torch.cat([gates[..., :at], gates.new_ones(*gates.shape[:-1], 1), gates[..., at:]], dim=-1)
-
-
 class GatedSampler(Sampler):
     """A sampler some of whose elements are kept at random, each with its own learned probability.
 
@@ -66,11 +51,34 @@ class GatedSampler(Sampler):
         return TAU_START - self.anneal_speed * self.anneal_fraction * (TAU_START - TAU_END)
 
     def _gates(self, logits: Tensor, sets: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        """Hard gates z and their relaxation y, [sets, k] in float64, for logits [k] or [sets, k]; in eval mode [1, k] for the
-        first."""
+        """Hard gates z and their relaxation y, [sets, k] in float64, for logits [k] or [sets, k]."""
         if not self.training:
-            z = torch.atleast_2d(logits > 0).to(torch.float64)
+            z = (torch.atleast_2d(logits) > 0).to(torch.float64)
             return z, z
         u = self._uniform(sets, logits.shape[-1], generator=generator)
         y = torch.sigmoid((logits + torch.log(u) - torch.log1p(-u)) / self.temperature)
         return (y > 0.5).to(torch.float64), y
+
+
+class SubsetSampler(GatedSampler):
+    """A gated sampler of a subset of a grid, of which the identity always is a part.
+
+    Raises ``ValueError`` for fewer than two elements, and a group whose grid has no identity.
+    """
+
+    def __init__(self, group, n: int, per_example: bool, compat: str | None, dtype: torch.dtype):
+        super().__init__(group, n, per_example, compat, dtype)
+        owner = type(self).__name__
+        if n < 2:
+            raise ValueError(f"{owner}: n must be >= 2 (the identity is always kept), got {n}")
+        h = group.stabilizer
+        with torch.device("cpu"):
+            near = h.distance(h.identity(dtype=torch.float64), h.grid(n, dtype=torch.float64)) < 1e-6
+        if not near.any():
+            raise ValueError(f"{owner}: the regular grid of {group.name} does not contain the identity")
+        self._identity_at = int(near.nonzero()[0])
+
+    def _with_identity(self, gates: Tensor) -> Tensor:
+        """Insert the identity's 1 into the last axis."""
+        at = self._identity_at
+        return torch.cat([gates[..., :at], gates.new_ones(*gates.shape[:-1], 1), gates[..., at:]], dim=-1)

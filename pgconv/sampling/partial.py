@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from pgconv.sampling.base import TWO_PI, Sampler, from_release, planar
-from pgconv.sampling.gates import GatedSampler, position_of_identity, straight_through, with_identity
+from pgconv.sampling.gates import GatedSampler, SubsetSampler, straight_through
 from pgconv.sampling.types import Samples
 
 
@@ -180,7 +180,7 @@ class LearnedProduct(_WithTheta, GatedSampler):
         return self._samples(elements, torch.cat([ones, ones * straight_through(z, y)], dim=1))
 
 
-class LearnedSubset(GatedSampler):
+class LearnedSubset(SubsetSampler):
     """A learned subset of the regular grid: the identity, and element i with probability ``sigmoid(2 alpha_i)``.
 
     elements [1, n, e], the regular grid; weights [S, n] exactly 0 or 1, straight-through gradients (see
@@ -203,12 +203,9 @@ class LearnedSubset(GatedSampler):
 
     def __init__(self, group, n: int, per_example: bool = False, compat: str | None = None, dtype=torch.float32):
         super().__init__(group, n, per_example, compat, dtype)
-        if n < 2:
-            raise ValueError(f"LearnedSubset: n must be >= 2 (the identity is always kept), got {n}")
         if compat and self.kind not in ("rotation", "rotation+mirror"):
             raise ValueError(f"LearnedSubset: compat='release' exists for SE(2) and E(2) only, got {group.name}")
         self._add_table("_grid", lambda: group.stabilizer.grid(n, dtype=torch.float64))
-        self._identity_at = position_of_identity(group, n)
         product = compat == "release" and self.kind == "rotation+mirror"
         self.anneal_speed = 2 if product else 1
         self.alpha = nn.Parameter(torch.ones(n // 2 if product else n - 1, dtype=dtype))
@@ -230,9 +227,6 @@ class LearnedSubset(GatedSampler):
             rotations = self._with_identity(keep[:-1])
             return torch.cat([rotations, rotations * keep[-1]])
         return self._with_identity(keep)
-
-    def _with_identity(self, gates: Tensor) -> Tensor:
-        return with_identity(gates, self._identity_at)
 
     def forward(self, batch_size: int = 1, generator: torch.Generator | None = None) -> Samples:
         z, y = self._gates(self._logits, self._num_sets(batch_size), generator)

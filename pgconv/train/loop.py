@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pgconv.data import Split, Task
-from pgconv.models import gate_probabilities, learned_ranges, monotone_loss, parameter_groups
+from pgconv.models import Penalties, gate_probabilities, learned_ranges, monotone_loss, parameter_groups
 from pgconv.sampling import Sampler, anneal
 from pgconv.train import checkpoint
 from pgconv.train.config import Config
@@ -146,13 +146,15 @@ class Trainer:
         anneal(self.network, step / (config.epochs * self.steps))
         for group, rate in zip(self.optimizer.param_groups, self.rates):
             group["lr"] = self.rate(step, rate)
-        penalised = bool(config.weight_penalty or config.gate_penalty)
+        factors = Penalties(config.weight_penalty, config.gate_penalty)
+        penalised = any(factors)
         with self._cast():
             found = self._run(images, with_penalty=True) if penalised else self._run(images)
-        logits, penalties = found if penalised else (found, None)
+        logits, penalties = found if penalised else (found, ())
         loss = F.cross_entropy(logits.float(), labels)
-        if penalties is not None:
-            loss = loss + config.weight_penalty * penalties.weights + config.gate_penalty * penalties.gates
+        for factor, penalty in zip(factors, penalties):
+            if factor:
+                loss = loss + factor * penalty
         if config.monotone:
             loss = loss + config.monotone * monotone_loss(self.network)
         self.optimizer.zero_grad(set_to_none=True)
