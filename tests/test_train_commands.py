@@ -294,9 +294,9 @@ def test_a_table_has_the_columns_of_all_rows_but_empty_ones():
 def test_studies_are_listed_and_others_unknown(capsys):
     assert cli(["study", "--list"]) == 0
     out = capsys.readouterr().out
-    assert "digits-toy" in out and "18 runs, seeds 0, 1, 2" in out
+    assert "digits-toy" in out and "12 runs, seeds 0, 1, 2" in out
     assert cli(["study", "none"]) == 2 and cli(["study", "digits-toy", "epoch=3"]) == 2
-    assert "choose one of digits-toy, rotated-digits" in capsys.readouterr().err
+    assert "choose one of digits-toy, digits-gates, rotated-digits" in capsys.readouterr().err
     for name in studies.names():
         jobs = study.make_jobs(studies.get(name), [], [0], Path("nowhere"))
         titles = {job.run.title for job in jobs}

@@ -48,15 +48,26 @@ def _digits_toy() -> Study:
         f"digits6-{change}-{SHORT[group]}-{kind}"
         for group in SHORT
         for change in ("180", MIRRORED[group])
-        for kind in ("full", "partial", "variational")
+        for kind in ("full", "partial")
     ]
     return Study(
         "digits-toy",
         "a six of scikit-learn's digits told from the same six turned by a half turn, or mirrored: a full G-CNN is at chance where "
         "the change is in the group, a partial one is not",
         tuple(Run(name) for name in names),
-        ranges=tuple(name for name in names if not name.endswith("full")),
-        response=("digits6-180-se2-full", "digits6-180-se2-partial", "digits6-180-se2-variational"),
+        ranges=tuple(name for name in names if name.endswith("partial")),
+        response=("digits6-180-se2-full", "digits6-180-se2-partial"),
+    )
+
+
+def _digits_gates() -> Study:
+    names = tuple(f"digits6-{task}-variational" for task in ("180-se2", "flip-mirror", "180-e2", "M-e2"))
+    return Study(
+        "digits-gates",
+        "the tasks of digits-toy whose change is in the group, with gates that depend on the input",
+        tuple(Run(name) for name in names),
+        ranges=names,
+        response=names[:1],
     )
 
 
@@ -73,7 +84,7 @@ def _rotated_digits() -> Study:
     )
 
 
-_STUDIES = {study.name: study for study in (_digits_toy(), _rotated_digits())}
+_STUDIES = {study.name: study for study in (_digits_toy(), _digits_gates(), _rotated_digits())}
 
 
 def names() -> list[str]:
