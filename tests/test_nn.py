@@ -376,3 +376,33 @@ def test_forward_keeps_nothing_alive():
     before = set(vars(conv))
     conv(_maps(1, 2, 4, 5, 5), _grid())
     assert set(vars(conv)) == before
+
+
+@pytest.mark.parametrize(("k", "size"), [(2, (8, 6)), (2, (7, 5)), (3, (10, 9)), (15, (16, 31)), (2, (2, 2))])
+def test_max_pooling_keeps_a_byte_for_each_window_and_is_pytorchs(k, size):
+    """Values, gradients, the first of equal values, and gradients of gradients."""
+    x = torch.randint(0, 3, (2, 3, 4, *size)).double().requires_grad_()
+    pool, kept = GroupMaxPool2d(k), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        y = pool(x)
+
+    def pytorchs():
+        return F.max_pool2d(x.flatten(1, 2), k).unflatten(1, (3, 4))
+
+    want = pytorchs()
+    assert torch.equal(y, want) and [(t.dtype, t.shape) for t in kept] == [(torch.uint8, y.shape)]
+    cotangent = torch.randn_like(y)
+    assert torch.equal(*(torch.autograd.grad((out * cotangent).sum(), x)[0] for out in (y, want)))
+    with torch.no_grad():
+        assert torch.equal(pool(x), want)
+    distinct = torch.randperm(x.numel()).double().reshape(x.shape).requires_grad_()
+    assert torch.autograd.gradcheck(pool, distinct[:1, :1, :1]) and torch.autograd.gradgradcheck(
+        pool, distinct[:1, :1, :1]
+    )
+    last = pgconv.group_last(x.detach()).requires_grad_()
+    assert torch.equal(pool(last), want)
+    bad = x.detach().clone()
+    bad[0, 0, 0, 0, 1] = torch.nan
+    assert pool(bad.requires_grad_())[0, 0, 0, 0, 0].isnan()
+    turned = torch.func.vmap(torch.func.grad(lambda one: (pool(one[None])[0] ** 2).sum()))(x.detach())
+    torch.testing.assert_close(turned, torch.autograd.grad((pytorchs() ** 2).sum(), x)[0])
