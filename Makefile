@@ -6,13 +6,18 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 WORKERS ?= 2
 
-.PHONY: demo example-points test test-sanitize test-sanitize-gpu test-triton build lint format bench docs test-gpu bench-gpu gpu-record clean
+.PHONY: demo example-points study test test-sanitize test-sanitize-gpu test-triton build lint format bench docs test-gpu bench-gpu gpu-record clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m pgconv.demo $(ARGS)
 
 example-points: $(VENV)/.demo
 	$(BIN)/python -m examples.digits_as_points $(ARGS)
+
+# All runs of a study and its page, into results/; python -m pgconv study --list names them.
+STUDY ?= digits-toy
+study: $(VENV)/.demo
+	$(BIN)/python -m pgconv study $(STUDY) $(ARGS)
 
 test: $(VENV)/.test
 	# One thread a worker: the workers share the cores, and tests of threads ask for theirs themselves.
