@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from test_sampling import _Cyclic
 from torch import nn
 
-from pgconv import groups, sampling
+from pgconv import groups, sampling, use_backend
 from pgconv.functional._kernel import KernelArgs
 from pgconv.models import CKResNet, Penalties, gate_probabilities, learned_ranges, monotone_loss, parameter_groups
 from pgconv.nn import GlobalGroupPool, GroupConv2d, LiftingConv2d, PointwiseGroupConv2d, SeparableGroupConv2d
@@ -459,3 +459,26 @@ def test_gates_learn_where_an_invariant_network_is_at_chance():
 
     assert trained(partial="input") < 0.1
     assert trained(one_grid=True) == pytest.approx(math.log(2), abs=1e-3)  # the two are one to it
+
+
+@pytest.mark.parametrize("layer", [GroupConv2d, PointwiseGroupConv2d])
+@pytest.mark.parametrize("group", ["SE(2)", "E(2)", "M(2)"])
+def test_weights_by_example_on_elements_that_are_one_set(layer, group):
+    """As each example alone on the reference, in values and all gradients; other numbers of sets are refused."""
+    torch.manual_seed(0)
+    options = {"group": group, "num_samples": 2, "hidden": 8} | ({"kernel_size": 3} if layer is GroupConv2d else {})
+    conv = layer(CHANNELS, 2, **options).double()
+    x, weights = torch.randn(3, CHANNELS, 2, 5, 6).double().requires_grad_(), torch.rand(3, 2).double().requires_grad_()
+    elements = FixedGrid(groups.get(group), 2, dtype=torch.float64)().elements
+    leaves = [x, weights, *conv.parameters()]
+    whole = conv(x, Samples(elements, weights))[0]
+    with use_backend("reference"):
+        alone = torch.cat([conv(x[b : b + 1], Samples(elements, weights[b : b + 1]))[0] for b in range(3)])
+    cotangent = torch.randn_like(whole)
+    torch.testing.assert_close(whole, alone)
+    for a, b in zip(*(torch.autograd.grad(y, leaves, cotangent) for y in (whole, alone)), strict=True):
+        torch.testing.assert_close(a, b)
+    with pytest.raises(ValueError, match="sample_weight must be"):
+        conv(x, Samples(elements, weights[:2]))
+    with pytest.raises(ValueError, match=r"samples\.weights must be"):
+        conv(x, Samples(elements.expand(3, -1, -1), weights[:2]))

@@ -399,6 +399,12 @@ def test_max_pooling_keeps_a_byte_for_each_window_and_is_pytorchs(k, size):
     assert torch.autograd.gradcheck(pool, distinct[:1, :1, :1]) and torch.autograd.gradgradcheck(
         pool, distinct[:1, :1, :1]
     )
+    for dtype in (torch.float32, torch.bfloat16, torch.float16):
+        for other in (x, x[:0], x.transpose(1, 2)):
+            half = other.detach().to(dtype).requires_grad_()
+            out, own = pool(half), F.max_pool2d(half.flatten(1, 2), k).unflatten(1, half.shape[1:3])
+            assert torch.equal(out, own) and out.dtype == dtype
+            assert torch.equal(*(torch.autograd.grad(y.sum(), half)[0] for y in (out, own)))
     last = pgconv.group_last(x.detach()).requires_grad_()
     assert torch.equal(pool(last), want)
     bad = x.detach().clone()

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pgconv.data import Split, Task
-from pgconv.models import Penalties, gate_probabilities, learned_ranges, monotone_loss, parameter_groups
+from pgconv.models import gate_probabilities, learned_ranges, monotone_loss, parameter_groups
 from pgconv.sampling import Sampler, anneal
 from pgconv.train import checkpoint
 from pgconv.train.config import Config
@@ -146,7 +146,7 @@ class Trainer:
         anneal(self.network, step / (config.epochs * self.steps))
         for group, rate in zip(self.optimizer.param_groups, self.rates):
             group["lr"] = self.rate(step, rate)
-        factors = Penalties(config.weight_penalty, config.gate_penalty)
+        factors = (config.weight_penalty, config.gate_penalty)
         penalised = any(factors)
         with self._cast():
             found = self._run(images, with_penalty=True) if penalised else self._run(images)

@@ -28,7 +28,6 @@ class Study:
         name, about: as the command lists them
         runs: all with all seeds
         seeds: of weights, orders and samples
-        settings: ``key=value`` for every run
         ranges, epochs, response: runs whose learned ranges, accuracies by epoch, and response to rotation are drawn, of the first
             seed
     """
@@ -37,7 +36,6 @@ class Study:
     about: str
     runs: tuple[Run, ...]
     seeds: tuple[int, ...] = (0, 1, 2)
-    settings: tuple[str, ...] = ()
     ranges: tuple[str, ...] = ()
     epochs: tuple[str, ...] = ()
     response: tuple[str, ...] = ()
@@ -76,8 +74,7 @@ def _rotated_digits() -> Study:
     return Study(
         "rotated-digits",
         "scikit-learn's digits, each turned by any angle: translations alone, a learned augmentation, SE(2) full, partial, and "
-        "with gates that depend on the input; and "
-        "full SE(2) on the materialised convolution, for the time",
+        "with gates that depend on the input; and full SE(2) on the materialised convolution, for the time",
         (*(Run(name) for name in names), Run("rotated-digits-se2-full", "materialize")),
         ranges=("rotated-digits-se2-partial", "rotated-digits-se2-variational"),
         epochs=tuple(names),

@@ -125,7 +125,7 @@ def make_jobs(study: Study, settings: Iterable[str], seeds: Iterable[int], folde
         ValueError: for settings that a run does not know
     """
     jobs = [
-        Job(run, seed, (*study.settings, *settings, f"seed={seed}"), folder / f"{run.title}-{seed}")
+        Job(run, seed, (*settings, f"seed={seed}"), folder / f"{run.title}-{seed}")
         for seed in seeds
         for run in study.runs
     ]
