@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import pgconv
-from benchmarks import training
+from benchmarks import memory, training
 from benchmarks.group_conv2d import baselines
 from pgconv.ops import dispatch
 
@@ -57,3 +57,21 @@ def test_rows_of_times_memory_and_losses(tmp_path, capsys):
         assert float(row["over_pytorch"]) == pytest.approx(ratio)
     assert "2 losses from" in capsys.readouterr().out
     assert training.main(["--list"]) == 0 and capsys.readouterr().out.split() == list(training.RUNS)
+
+
+def test_stored_results_are_those_of_the_command():
+    stored = sorted((memory.ROOT / "benchmarks" / "results").glob("*-training*.csv"))
+    assert stored
+    for path in stored:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        assert {row["case"] for row in rows} <= set(training.RUNS)
+        if path.stem.endswith("-losses"):
+            assert set(rows[0]) == {"case", "batch", "step", *training.WAYS, "float64"}
+            continue
+        assert set(rows[0]) == set(training.COLUMNS)
+        for fused, *others in (rows[at : at + len(training.WAYS)] for at in range(0, len(rows), len(training.WAYS))):
+            assert [row["implementation"] for row in (fused, *others)] == list(training.WAYS)
+            for row in others:
+                ratio = float(row["median_ms"]) / float(fused["median_ms"])
+                assert float(fused["over_" + row["implementation"]]) == pytest.approx(ratio)
