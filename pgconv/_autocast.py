@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 
 _TYPES = ("cpu", "cuda", "xpu", "mps", "hpu", "mtia")
@@ -14,3 +16,11 @@ def dtype_of(x: torch.Tensor) -> torch.dtype:
     device = x.device.type
     casts = device in AUTOCAST_DEVICES and torch.is_autocast_enabled(device) and x.dtype != torch.float64
     return torch.get_autocast_dtype(device) if casts else x.dtype
+
+
+def as_now(x: torch.Tensor) -> AbstractContextManager:
+    """What autocasting does now where a tensor is, for later."""
+    device = x.device.type
+    if device not in AUTOCAST_DEVICES:
+        return nullcontext()
+    return torch.autocast(device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))

@@ -7,13 +7,12 @@ keep the allocator from using their memory again.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from pgconv._autocast import AUTOCAST_DEVICES
+from pgconv._autocast import as_now
 from pgconv.backends.reference.vjp import independent
 
 Evaluate = Callable[[Sequence[Any]], Iterable[tuple[slice, Tensor]]]
@@ -35,14 +34,6 @@ def can_be_recomputed(operands: Iterable[Tensor | None]) -> bool:
     )
 
 
-def _autocast(like: Tensor) -> AbstractContextManager:
-    """What autocasting does now, for later."""
-    device = like.device.type
-    if device not in AUTOCAST_DEVICES:
-        return nullcontext()
-    return torch.autocast(device, torch.get_autocast_dtype(device), torch.is_autocast_enabled(device))
-
-
 class _Recomputed(torch.autograd.Function):
     """Each piece has a graph of its own, which is gone before the next."""
 
@@ -50,7 +41,7 @@ class _Recomputed(torch.autograd.Function):
     def forward(ctx: Any, evaluate: Evaluate, size: int, *operands: Tensor | None) -> Tensor:
         ctx.evaluate = evaluate
         ctx.save_for_backward(*operands)
-        ctx.autocast = _autocast(next(x for x in operands if x is not None))
+        ctx.autocast = as_now(next(x for x in operands if x is not None))
         out = None
         for rows, value in evaluate(operands):
             if out is None:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from pgconv._shapes import describe
 from pgconv.models._images import Penalties, Penalty, make_norm, own_samples, weighing
+from pgconv.models._remade import remade_relu
 from pgconv.nn import (
     GlobalGroupPool,
     GroupConv2d,
@@ -118,21 +119,23 @@ class CKResNet(nn.Module):
         penalty = Penalty(with_penalty)
         y, samples = self.lift(x, generator)
         penalty.add(self.lift, x, None, samples)
-        y = torch.relu(self._pooled(0, self.lift_norm(y, weighing(self.lift, samples))))
-        for number, block in enumerate(self.blocks, 1):
-            y, samples = block(y, samples, generator, penalty)
-            y = torch.relu(self._pooled(number, y))
-        if self.last_translations:
-            one = self.last.group.identity(dtype=samples.elements.dtype, device=y.device).reshape(1, 1, -1)
-            y, samples = y.mean(2, keepdim=True), Samples(one, torch.ones_like(one[..., 0]))
-        z, out = self.last(y, samples, generator=generator)
-        penalty.add(self.last, y, samples, out)
+        norm, weights = self.lift_norm, weighing(self.lift, samples)
+        for number, block in enumerate(self.blocks):
+            with remade_relu(norm, y, weights, self._pool(number)) as maps:
+                y, samples = block(maps, samples, generator, penalty)
+            norm, weights = block.norm, weighing(block.conv2, samples)
+        with remade_relu(norm, y, weights, self._pool(len(self.blocks))) as maps:
+            if self.last_translations:
+                one = self.last.group.identity(dtype=samples.elements.dtype, device=y.device).reshape(1, 1, -1)
+                maps, samples = maps.mean(2, keepdim=True), Samples(one, torch.ones_like(one[..., 0]))
+            y, out = self.last(maps, samples, generator=generator)
+            penalty.add(self.last, maps, samples, out)
         weights = weighing(self.last, out)
-        y = torch.relu(self.last_norm(z, weights))
-        return penalty.beside(self.classify(self.global_pool(y, weights)))
+        with remade_relu(self.last_norm, y, weights) as maps:
+            return penalty.beside(self.classify(self.global_pool(maps, weights)))
 
-    def _pooled(self, stage: int, y: Tensor) -> Tensor:
-        return self.spatial_pool(y) if stage in self.pools else y
+    def _pool(self, stage: int) -> nn.Module | None:
+        return self.spatial_pool if stage in self.pools else None
 
 
 class _Block(nn.Module):
@@ -149,20 +152,19 @@ class _Block(nn.Module):
     def forward(
         self, x: Tensor, samples: Samples, generator: torch.Generator | None, penalty: Penalty
     ) -> tuple[Tensor, Samples]:
-        """From samples to those of the second convolution."""
+        """From samples to those of the second convolution, before the norm behind the sum."""
         y, between = self.conv1(x, samples, generator=generator)
         penalty.add(self.conv1, x, samples, between)
-        y = self.dropout(torch.relu(self.norm1(y, weighing(self.conv1, between))))
-        z, out = self.conv2(y, between, generator=generator)
-        penalty.add(self.conv2, y, between, out)
-        weights = weighing(self.conv2, out)
-        y = torch.relu(self.norm2(z, weights))
-        if self.shortcut is None:
-            y = y + x
-        else:
-            y = y + self.shortcut(x, samples, out)[0]
+        with remade_relu(self.norm1, y, weighing(self.conv1, between)) as maps:
+            maps = self.dropout(maps)
+            y, out = self.conv2(maps, between, generator=generator)
+            penalty.add(self.conv2, maps, between, out)
+        with remade_relu(self.norm2, y, weighing(self.conv2, out)) as maps:
+            if self.shortcut is None:
+                return maps + x, out
+            y = maps + self.shortcut(x, samples, out)[0]
             penalty.add(self.shortcut, x, samples, out)
-        return self.norm(y, weights), out
+        return y, out
 
 
 class _LearnedPool(nn.Module):

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pgconv.models._images import Penalties, Penalty, make_norm, own_samples, weighing
+from pgconv.models._remade import remade_relu
 from pgconv.nn import GlobalGroupPool, GroupConv2d, GroupMaxPool2d, LiftingConv2d
 
 CHANNELS = (1, 2, 2, 2, 2, 2, 2, 2)
@@ -96,15 +97,18 @@ class GCNN13(nn.Module):
         penalty = Penalty(with_penalty)
         y, samples = self.lift(x, generator)
         penalty.add(self.lift, x, None, samples)
-        weights = weighing(self.lift, samples)
-        y = torch.relu(self.lift_norm(y, weights))
-        for number, (conv, norm) in enumerate(zip(self.convs, self.norms), 1):
-            z, out = conv(y, samples, generator=generator)
-            penalty.add(conv, y, samples, out)
-            samples, weights = out, weighing(conv, out)
-            y = torch.relu(norm(z, weights))
-            if number in POOLED:
-                y = self.spatial_pool(y)
-            if number in DROPPED:
-                y = self.dropout(y)
-        return penalty.beside(self.classify(self.global_pool(y, weights)))
+        norm, weights = self.lift_norm, weighing(self.lift, samples)
+        for number, (conv, behind) in enumerate(zip(self.convs, self.norms)):
+            with remade_relu(norm, y, weights, self._pool(number)) as maps:
+                maps = self.dropout(maps) if number in DROPPED else maps
+                y, out = conv(maps, samples, generator=generator)
+                penalty.add(conv, maps, samples, out)
+            samples, norm, weights = out, behind, weighing(conv, out)
+        last = len(self.convs)
+        with remade_relu(norm, y, weights, self._pool(last)) as maps:
+            maps = self.dropout(maps) if last in DROPPED else maps
+            return penalty.beside(self.classify(self.global_pool(maps, weights)))
+
+    def _pool(self, stage: int) -> nn.Module | None:
+        # Before the ReLU: the largest is the same one.
+        return self.spatial_pool if stage in POOLED else None

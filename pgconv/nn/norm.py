@@ -34,16 +34,27 @@ class GroupBatchNorm2d(nn.BatchNorm3d):
 
     def forward(self, x: Tensor, samples: Samples | None = None) -> Tensor:
         """Normalise ``x``, weighting statistics by the gates of ``samples``."""
+        return self.normalised(x, samples, self.training, count=self.training)
+
+    def normalised(self, x: Tensor, samples: Samples | None, training: bool, count: bool) -> Tensor:
+        """The same, as in training or not; whether the running statistics ``count`` this batch."""
         _check_maps("GroupBatchNorm2d", x, self.num_features)
-        use_batch = self.training or self.running_mean is None
+        use_batch = training or self.running_mean is None
+        count = count and self.running_mean is not None
         if samples is None or not use_batch:
-            return in_memory_order(super().forward, x)
+            return in_memory_order(lambda x: self._plain(x, use_batch, count), x)
         weights = sample_weights("GroupBatchNorm2d", samples, x)[:, None, :, None, None]
-        mean, var, count = _weighted_moments(x, weights, (0, 2, 3, 4))
-        if self.training and self.running_mean is not None:
-            self._update_running(mean.detach().flatten(), var.detach().flatten(), count.detach())
+        mean, var, total = _weighted_moments(x, weights, (0, 2, 3, 4))
+        if count:
+            self._update_running(mean.detach().flatten(), var.detach().flatten(), total.detach())
         y = (x - mean) * torch.rsqrt(var + self.eps)
         return y if self.weight is None else y * _per_channel(self.weight) + _per_channel(self.bias)
+
+    def _plain(self, x: Tensor, use_batch: bool, count: bool) -> Tensor:
+        if count:
+            return super().forward(x)
+        mean, var = (None, None) if use_batch else (self.running_mean, self.running_var)
+        return F.batch_norm(x, mean, var, self.weight, self.bias, use_batch, 0.0, self.eps)
 
     @torch.no_grad()
     def _update_running(self, mean: Tensor, var: Tensor, count: Tensor) -> None:

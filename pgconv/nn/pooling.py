@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -45,14 +47,11 @@ class GroupMaxPool2d(nn.Module):
                 f"GroupMaxPool2d: x must be at least kernel_size={self.kernel_size} high and wide with its padding, "
                 f"received {describe(x)}"
             )
-        if (
-            torch.is_grad_enabled()
-            and x.requires_grad
-            and self.stride == self.kernel_size
-            and self.padding == 0
-            and 1 < self.kernel_size <= _MAX_SIDE
-        ):
-            return _WindowMax.apply(x, self.kernel_size)[0]
+        if self.stride == self.kernel_size and self.padding == 0 and 1 < self.kernel_size <= _MAX_SIDE:
+            if torch.is_grad_enabled() and x.requires_grad:
+                return _WindowMax.apply(x, self.kernel_size)[0]
+            rows = reduce(torch.maximum, _rows(x, self.kernel_size))
+            return reduce(torch.maximum, _columns(rows, self.kernel_size))
         pooled = F.max_pool2d(x.flatten(1, 2), self.kernel_size, self.stride, self.padding)
         return pooled.unflatten(1, x.shape[1:3])
 
@@ -70,12 +69,13 @@ class _WindowMax(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        best, *others = (x[place] for place in _places(x.shape, k))
-        which = torch.zeros_like(best, dtype=torch.uint8)
-        for number, value in enumerate(others, 1):
-            which.masked_fill_(value > best, number)
-            best = torch.maximum(best, value)
-        return best, which
+        # Of equal ones the first in the order of reading: the first row, and in it the first column.
+        best, column = _largest(_columns(x, k))
+        best, row = _largest(_rows(best, k))
+        which, *others = _rows(column, k)
+        for number, other in enumerate(others, 1):
+            which = torch.where(row == number, other, which)
+        return best, row * k + which
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -87,16 +87,32 @@ class _WindowMax(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor, _: Tensor):
         (which,) = ctx.saved_tensors
-        found = grad.new_zeros(*grad.shape[:-2], *ctx.size)
-        for number, place in enumerate(_places(found.shape, ctx.k)):
-            found[place] = torch.where(which == number, grad, 0.0)
-        return found, None
+        k, (height, width) = ctx.k, ctx.size
+        rows, columns = (torch.arange(0, size - size % k, k, device=grad.device) for size in ctx.size)
+        first = rows[:, None] * width + columns
+        place = which + first + (which // k).long() * (width - k)
+        found = grad.new_zeros(*grad.shape[:-2], height * width)
+        return found.scatter(-1, place.flatten(-2), grad.flatten(-2)).unflatten(-1, ctx.size), None
 
 
-def _places(shape: torch.Size, k: int) -> list[tuple]:
-    """For each place of a window, the slices that take it from all windows."""
-    height, width = (size - size % k for size in shape[-2:])
-    return [(..., slice(row, height, k), slice(column, width, k)) for row in range(k) for column in range(k)]
+def _rows(x: Tensor, k: int) -> list[Tensor]:
+    """The first rows of all windows, the second ones, ..."""
+    end = x.shape[-2] // k * k
+    return [x[..., start:end:k, :] for start in range(k)]
+
+
+def _columns(x: Tensor, k: int) -> list[Tensor]:
+    return [rows.mT for rows in _rows(x.mT, k)]
+
+
+def _largest(values: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """The largest at each place, and the number of the first one that is."""
+    best, *others = values
+    which = torch.zeros_like(best, dtype=torch.uint8)
+    for number, value in enumerate(others, 1):
+        which = torch.maximum(which, (value > best).to(torch.uint8) * number)
+        best = torch.maximum(best, value)
+    return best, which
 
 
 class GlobalGroupPool(nn.Module):

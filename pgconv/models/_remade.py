@@ -1,0 +1,129 @@
+"""Maps behind norm and ReLU, which training does not keep: the backward pass makes them again from what it keeps anyway.
+
+Of ``y = conv(relu(norm(x)))`` autograd keeps ``x`` for the norm and ``relu(norm(x))`` both for the ReLU and the convolution. The
+second one costs as much memory as the first one, and next to nothing to make again beside a convolution.
+"""
+
+from __future__ import annotations
+
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pgconv._autocast import as_now
+from pgconv.functional._pieces import can_be_recomputed
+from pgconv.nn import GroupBatchNorm2d
+from pgconv.sampling import Samples
+
+
+@contextmanager
+def remade_relu(
+    norm: nn.Module, x: Tensor, samples: Samples | None, pool: Callable[[Tensor], Tensor] | None = None
+) -> Iterator[Tensor]:
+    """``relu(pool(norm(x, samples)))``; what autograd would keep of it inside the ``with`` it makes again in the backward pass.
+
+    The result must be used inside only, and not be changed. Values and gradients are to the bit those without; running statistics
+    count once. Everything is kept as usual where the caller or PyTorch has plans of its own for what autograd keeps: under other
+    hooks (``torch.utils.checkpoint``, ``torch.autograd.graph.save_on_cpu``), ``torch.func`` and ``torch.compile``.
+    """
+    y = norm(x, samples)
+    y = y if pool is None else pool(y)
+    if not y.requires_grad or not can_be_recomputed([y]) or _has_other_hooks():
+        yield torch.relu(y)
+        return
+    kept = _Map(norm, x, samples, pool, _around())
+    with torch.autograd.graph.saved_tensors_hooks(kept.pack, _unpack):
+        kept.made = torch.relu(y)
+        del y
+        yield kept.made
+    kept.made = kept.around = None
+
+
+class _Map:
+    """A map and how it is made, inside one that is still in use; ``made`` is there while somebody uses it."""
+
+    def __init__(
+        self,
+        norm: nn.Module,
+        x: Tensor,
+        samples: Samples | None,
+        pool: Callable[[Tensor], Tensor] | None,
+        around: _Map | None,
+    ) -> None:
+        self.norm, self.x, self.samples, self.pool, self.around = norm, x.detach(), samples, pool, around
+        self.training, self.autocast, self.version = norm.training, as_now(x), x._version
+        self.made: Tensor | None = None
+
+    def pack(self, t: Tensor) -> Any:
+        """What autograd is to keep for ``t``."""
+        if self.made is None:
+            return self  # The ReLU keeps its result, which is not known yet.
+        if t.untyped_storage().data_ptr() == self.made.untyped_storage().data_ptr():
+            return _View(self, t.size(), t.stride(), t.storage_offset())
+        return t if self.around is None else self.around.pack(t)
+
+    def again(self) -> Tensor:
+        """Made again, or still there."""
+        if self.made is None:
+            if self.x._version != self.version:
+                raise RuntimeError(
+                    f"a map of shape {list(self.x.shape)} before a norm has been modified in place before the backward pass"
+                )
+            with torch.no_grad(), self.autocast:
+                if isinstance(self.norm, GroupBatchNorm2d):
+                    y = self.norm.normalised(self.x, self.samples, self.training, count=False)
+                else:
+                    y = self.norm(self.x, self.samples)
+                self.made = (y if self.pool is None else self.pool(y)).relu_()
+            _newest.replace(self)
+        return self.made
+
+
+class _Newest(threading.local):
+    """The map made last, of each thread. One is enough: of a shortcut's input, only one of its two uses is followed by the ReLU."""
+
+    of: weakref.ref[_Map] | None = None
+
+    def replace(self, kept: _Map) -> None:
+        before = self.of and self.of()
+        if before is not None and before is not kept:
+            before.made = None
+        self.of = weakref.ref(kept)
+
+
+_newest = _Newest()
+
+
+def _around() -> _Map | None:
+    """The map in whose ``with`` this is called."""
+    hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
+    owner = getattr(hooks[0], "__self__", None) if hooks else None
+    return owner if isinstance(owner, _Map) else None
+
+
+def _has_other_hooks() -> bool:
+    return torch._C._autograd._top_saved_tensors_default_hooks(True) is not None and _around() is None
+
+
+@dataclass
+class _View:
+    of: _Map
+    size: torch.Size
+    stride: tuple[int, ...]
+    offset: int
+
+
+def _unpack(kept: Any) -> Tensor:
+    if isinstance(kept, _View):
+        return kept.of.again().as_strided(kept.size, kept.stride, kept.offset)
+    if isinstance(kept, _Map):
+        # The ReLU is the last one in the backward pass to ask.
+        made, kept.made = kept.again(), None
+        return made
+    return kept
