@@ -3,19 +3,23 @@
 ``fused`` is the library as it is; ``materialize`` its own order that builds the kernel and calls the vendor's convolution;
 ``pytorch`` the same sum in PyTorch's operators alone, as it is usually written. Networks, losses and optimisers are those of
 ``pgconv.train``; the images are noise of the right size. Times of all ways are taken in turn, memory in a process of its own beyond
-what is there between steps. ``--losses`` trains each way, and ``fused`` in float64, from the same weights on the same images: what
-the losses differ by is what rounding makes of them. Learning rates rise slowly, as configured for an epoch of 45,000 images; with
-``--settings schedule=constant`` they are whole from the first step, and every rounding grows.
+what is there between steps: ``extra_mb`` as it comes, with the holes that the C library's heap has then, and ``live_mb`` of what is
+allocated at the same time, with a heap that gives large blocks back at once. ``--losses`` trains each way, and ``fused`` in
+float64, from the same weights on the same images: what the losses differ by is what rounding makes of them. Learning rates rise
+slowly, as configured for an epoch of 45,000 images; with ``--settings schedule=constant`` they are whole from the first step, and
+every rounding grows.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 
@@ -32,6 +36,8 @@ SHAPES = {"CIFAR10": (3, 32, 10), "CIFAR100": (3, 32, 100), "RotMNIST": (1, 28, 
 """Channels, pixels to a side and classes of tasks."""
 IMAGES, EPOCH = 64, 45_000
 """Different ones, and of an epoch."""
+NO_HOLES = {"MALLOC_MMAP_THRESHOLD_": "1000000"}
+"""For glibc: blocks of a megabyte and more are mapped, and gone once they are free."""
 COLUMNS = (
     "case",
     "batch",
@@ -44,7 +50,7 @@ COLUMNS = (
     "over_materialize",
     "over_pytorch",
 )
-COLUMNS += ("extra_mb", "peak_probe", "allocator", "pgconv", "torch", "isa", "cpu", "gpu", "date")
+COLUMNS += ("extra_mb", "live_mb", "peak_probe", "allocator", "pgconv", "torch", "isa", "cpu", "gpu", "date")
 
 
 @contextmanager
@@ -116,14 +122,17 @@ def times(run: str, batch: int, rounds: int) -> list[report.Row]:
         }
         row |= {"median_ms": middle, "q20_ms": low, "q80_ms": high, "peak_probe": machine.peak_probe()}
         row |= {f"over_{other}": medians[other] / medians[way] for other in ("materialize", "pytorch")}
-        rows.append(row | {"extra_mb": extra(run, batch, way) / 1e6} | machine.describe())
+        row |= {"extra_mb": extra(run, batch, way) / 1e6, "live_mb": extra(run, batch, way, NO_HOLES) / 1e6}
+        rows.append(row | machine.describe())
     return rows
 
 
-def extra(run: str, batch: int, way: str) -> float:
-    """Bytes of a step beyond what is there before and after, in a process of its own."""
+def extra(run: str, batch: int, way: str, environment: Mapping[str, str] = MappingProxyType({})) -> float:
+    """Bytes of a step beyond what is there before and after, in a process of its own, in which these variables are set, too."""
     command = [sys.executable, "-m", "benchmarks.training", json.dumps([run, batch, way, torch.get_num_threads()])]
-    done = subprocess.run(command, cwd=memory.ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        command, cwd=memory.ROOT, env={**os.environ, **environment}, capture_output=True, text=True, check=True
+    )
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -191,7 +200,8 @@ def _shown(rows: list[report.Row]) -> list[report.Row]:
     for row in rows:
         print(
             f"{row['case']} B={row['batch']} {row['implementation']:<12} {row['median_ms']:9.0f} ms, fused is "
-            f"{rows[0]['over_' + str(row['implementation'])] if row is not rows[0] else 1:.2f}x as fast; {row['extra_mb']:.0f} MB",
+            f"{rows[0]['over_' + str(row['implementation'])] if row is not rows[0] else 1:.2f}x as fast; "
+            f"{row['extra_mb']:.0f} MB, live {row['live_mb']:.0f} MB",
             flush=True,
         )
     return rows

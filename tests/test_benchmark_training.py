@@ -52,7 +52,7 @@ def test_rows_of_times_memory_and_losses(tmp_path, capsys):
     assert [row["implementation"] for row in rows] == list(training.WAYS) and len(curves) == 2
     by_way = {row["implementation"]: row for row in rows}
     for row in rows:
-        assert set(row) == set(training.COLUMNS) and float(row["extra_mb"]) > 0
+        assert set(row) == set(training.COLUMNS) and float(row["extra_mb"]) > 0 and float(row["live_mb"]) > 0
         ratio = float(by_way["pytorch"]["median_ms"]) / float(row["median_ms"])
         assert float(row["over_pytorch"]) == pytest.approx(ratio)
     assert "2 losses from" in capsys.readouterr().out
