@@ -404,6 +404,7 @@ def test_max_pooling_keeps_a_byte_for_each_window_and_is_pytorchs(k, size):
             half = other.detach().to(dtype).requires_grad_()
             out, own = pool(half), F.max_pool2d(half.flatten(1, 2), k).unflatten(1, half.shape[1:3])
             assert torch.equal(out, own) and out.dtype == dtype
+            assert torch.equal(pool(half.detach()), own), "without gradients"
             assert torch.equal(*(torch.autograd.grad(y.sum(), half)[0] for y in (out, own)))
     last = pgconv.group_last(x.detach()).requires_grad_()
     assert torch.equal(pool(last), want)

@@ -109,6 +109,21 @@ def test_nobody_keeps_the_map(kept_as_usual):
     assert not is_kept() and kept_as_usual(is_kept)
 
 
+@pytest.mark.parametrize("pool", [None, pgconv.nn.GroupMaxPool2d(2), lambda y: y.transpose(3, 4).clone()])
+@pytest.mark.parametrize("layout", [torch.clone, pgconv.group_last, lambda x: x[..., :1, :]])
+def test_layouts(layout, pool, kept_as_usual):
+    norm, conv, x = parts()
+    norm, conv, x = norm.double(), conv.double(), layout(torch.randn(2, 3, 4, 6, 5).double()).requires_grad_()
+    pool = None if x.shape[3] == 1 else pool
+
+    def gradients():
+        with remade_relu(norm, x, None, pool) as maps:
+            y = conv(maps) * maps.transpose(1, 2)[:, 1:, :2].transpose(1, 2).sum(2, keepdim=True).exp()
+        return dict(enumerate(torch.autograd.grad(y.square().sum(), [x, norm.weight, conv.weight])))
+
+    assert_same(gradients(), kept_as_usual(gradients))
+
+
 def test_views_of_the_map_inside_one_another_and_twice(kept_as_usual):
     norm, conv, x = parts()
 
@@ -188,7 +203,7 @@ def test_other_plans_for_what_is_kept_are_left_alone(kept_as_usual):
     assert_same(on_cpu(), want)
     found = checkpointed()
     for key in want:
-        # Checkpoints run the norms twice, and say so.
+        # Under checkpoints the norms run, and count, twice.
         assert key.startswith("buffer") or torch.equal(found[key], want[key]), key
 
 

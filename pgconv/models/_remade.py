@@ -40,6 +40,7 @@ def remade_relu(
     kept = _Map(norm, x, samples, pool, _around())
     with torch.autograd.graph.saved_tensors_hooks(kept.pack, _unpack):
         kept.made = torch.relu(y)
+        kept.stride = kept.made.stride()
         del y
         yield kept.made
     kept.made = kept.around = None
@@ -58,6 +59,7 @@ class _Map:
     ) -> None:
         self.norm, self.x, self.samples, self.pool, self.around = norm, x.detach(), samples, pool, around
         self.training, self.autocast, self.version = norm.training, as_now(x), x._version
+        self.stride: tuple[int, ...] = ()
         self.made: Tensor | None = None
 
     def pack(self, t: Tensor) -> Any:
@@ -80,7 +82,13 @@ class _Map:
                     y = self.norm.normalised(self.x, self.samples, self.training, count=False)
                 else:
                     y = self.norm(self.x, self.samples)
-                self.made = (y if self.pool is None else self.pool(y)).relu_()
+                y = (y if self.pool is None else self.pool(y)).relu_()
+                # What is kept of views counts on the strides there were.
+                self.made = (
+                    y
+                    if y.stride() == self.stride
+                    else torch.empty_strided(y.shape, self.stride, dtype=y.dtype, device=y.device).copy_(y)
+                )
             _newest.replace(self)
         return self.made
 
