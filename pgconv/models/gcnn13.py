@@ -100,15 +100,17 @@ class GCNN13(nn.Module):
         norm, weights = self.lift_norm, weighing(self.lift, samples)
         for number, (conv, behind) in enumerate(zip(self.convs, self.norms)):
             with remade_relu(norm, y, weights, self._pool(number)) as maps:
-                maps = self.dropout(maps) if number in DROPPED else maps
+                maps = self._dropped(number, maps)
                 y, out = conv(maps, samples, generator=generator)
                 penalty.add(conv, maps, samples, out)
             samples, norm, weights = out, behind, weighing(conv, out)
         last = len(self.convs)
         with remade_relu(norm, y, weights, self._pool(last)) as maps:
-            maps = self.dropout(maps) if last in DROPPED else maps
-            return penalty.beside(self.classify(self.global_pool(maps, weights)))
+            return penalty.beside(self.classify(self.global_pool(self._dropped(last, maps), weights)))
 
     def _pool(self, stage: int) -> nn.Module | None:
         # Before the ReLU: the largest is the same one.
         return self.spatial_pool if stage in POOLED else None
+
+    def _dropped(self, stage: int, maps: Tensor) -> Tensor:
+        return self.dropout(maps) if stage in DROPPED else maps
