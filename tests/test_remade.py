@@ -24,6 +24,12 @@ NETWORKS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def whatever_size(monkeypatch):
+    """Small maps are made again, too."""
+    monkeypatch.setattr(_remade, "SMALL", 0)
+
+
 @pytest.fixture
 def kept_as_usual(monkeypatch):
     """Calls a function while all maps are kept."""
@@ -107,6 +113,18 @@ def test_nobody_keeps_the_map(kept_as_usual):
         return found
 
     assert not is_kept() and kept_as_usual(is_kept)
+
+
+@pytest.mark.parametrize("more, times", [(1, 1), (0, 2)])
+def test_small_maps_are_kept(more, times, monkeypatch):
+    norm, conv, x = parts()
+    calls, normalised = [], norm.normalised
+    monkeypatch.setattr(norm, "normalised", lambda *args, **kwargs: calls.append(1) or normalised(*args, **kwargs))
+    monkeypatch.setattr(_remade, "SMALL", 4 * x.numel() + more)
+    with remade_relu(norm, x, None) as maps:
+        y = conv(maps)
+    y.sum().backward()
+    assert len(calls) == times
 
 
 @pytest.mark.parametrize("pool", [None, pgconv.nn.GroupMaxPool2d(2), lambda y: y.transpose(3, 4).clone()])

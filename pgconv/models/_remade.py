@@ -21,6 +21,9 @@ from pgconv.functional._pieces import can_be_recomputed
 from pgconv.nn import GroupBatchNorm2d
 from pgconv.sampling import Samples
 
+SMALL = 4 << 20
+"""Bytes of maps that are kept all the same: the calls to make them again cost more than their memory is worth."""
+
 
 @contextmanager
 def remade_relu(
@@ -30,11 +33,12 @@ def remade_relu(
 
     The result must be used inside only, and not be changed. Values and gradients are to the bit those without; running statistics
     count once. Everything is kept as usual where the caller or PyTorch has plans of its own for what autograd keeps: under other
-    hooks (``torch.utils.checkpoint``, ``torch.autograd.graph.save_on_cpu``), ``torch.func`` and ``torch.compile``.
+    hooks (``torch.utils.checkpoint``, ``torch.autograd.graph.save_on_cpu``), ``torch.func`` and ``torch.compile``; and of maps
+    smaller than ``SMALL``.
     """
     y = norm(x, samples)
     y = y if pool is None else pool(y)
-    if not y.requires_grad or not can_be_recomputed([y]) or _has_other_hooks():
+    if not y.requires_grad or not can_be_recomputed([y]) or _has_other_hooks() or y.nbytes < SMALL:
         yield torch.relu(y)
         return
     kept = _Map(norm, x, samples, pool, _around())
