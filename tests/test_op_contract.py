@@ -7,59 +7,17 @@ import pickle
 import pytest
 import torch
 from cases import IMAGE_CASES, POINT_CASES, build
+from contract import INPUTS, LAYERS, draw, layer_inputs
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import pgconv
 from pgconv import nn
 from pgconv.backends import available
 from pgconv.ops._define import FAMILIES
-from pgconv.spec import ConvGeometry
 
 CASES = {case.id: case for case in (*IMAGE_CASES, *POINT_CASES)}
-SE2 = "SE(2)|product|all|convolution|sin:3:4:3"
 
 
-def _draw(*shape, dtype=torch.float64):
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)), dtype=torch.float64).to(dtype)
-
-
-def _point_inputs(index=None, rowptr=None, first=None, bias=True, depthwise=False, elements=1):
-    head = (3,) if depthwise else (2, 3)
-    tensors = [_draw(2, 5, 3), _draw(1, 5, 3), _draw(elements, 4, 3), _draw(37), _draw(*head, 4)]
-    return [*tensors, _draw(*head) if bias else None, index, rowptr, first], [SE2, depthwise]
-
-
-def _image_inputs(sets, order_geometry, size):
-    geometry = ConvGeometry.make("test", *order_geometry)
-    return [_draw(2, 3, 2, *size), _draw(sets, 4, 2, len(geometry.taps()), 5), _draw(3, 3, 5)], [str(geometry)]
-
-
-# Tensors and static arguments of every operation: as many variants as it has code paths.
-INPUTS = {
-    "relative_features": {
-        "shared": ([_draw(1, 5, 3), _draw(1, 4, 3), _draw(37)], [SE2]),
-        "v-each": ([_draw(2, 5, 3), _draw(1, 4, 3), _draw(37)], [SE2]),
-        "u-each-float32": ([_draw(1, 5, 3).float(), _draw(2, 4, 3).float(), _draw(37).float()], [SE2]),
-    },
-    "kernel_net": {
-        "matrix": ([_draw(7, 3), _draw(37)], ["sin:3:4:3"]),
-        "batched-silu": ([_draw(2, 3, 5, 2), _draw(32)], ["silu:2:4:3"]),
-    },
-    "group_conv2d": {
-        "shared": _image_inputs(1, (3, 1, "same", 1, "disc"), (5, 4)),
-        "each": _image_inputs(2, (3, 2, "valid", 1, "disc"), (5, 7)),
-        "square-dilated": _image_inputs(1, (3, 1, 1, 2, "square"), (6, 5)),
-        "pointwise": _image_inputs(1, (1, 1, 0, 1, "disc"), (3, 3)),
-    },
-    "point_conv": {
-        "dense": _point_inputs(),
-        "dense-no-bias-each": _point_inputs(bias=False, elements=2),
-        "depthwise": _point_inputs(depthwise=True),
-        "padded": _point_inputs(torch.tensor([[[0, -1], [1, 2], [-1, -1], [4, 4]]])),
-        "csr": _point_inputs(torch.tensor([1, 2, 4]), torch.tensor([0, 0, 2, 3, 3])),
-        "runs": _point_inputs(None, torch.tensor([0, 2, 2, 5, 6]), torch.tensor([1, 0, 2, 4])),
-    },
-}
 VARIANTS = [pytest.param(op, variant, id=f"{op}-{variant}") for op, table in INPUTS.items() for variant in table]
 
 FAST_CHECKS = ("test_schema", "test_faketensor")
@@ -115,7 +73,7 @@ COMPILED = (
 def _gradients(call, run):
     out = run()
     leaves = call.leaves()
-    cotangent = _draw(*out.shape).to(out)
+    cotangent = draw(*out.shape).to(out)
     return out.detach(), dict(zip(leaves, torch.autograd.grad(out, list(leaves.values()), cotangent)))
 
 
@@ -155,7 +113,7 @@ def _train_step(network, run, x):
 @pytest.mark.parametrize("group", ["SE(2)", "E(2)"])
 def test_compiled_partial_network_equals_eager_and_is_compiled_once(group, fresh_compiler):
     torch.manual_seed(0)
-    network, x = Network(group), _draw(2, 1, 6, 6).float()
+    network, x = Network(group), draw(2, 1, 6, 6).float()
     compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
     learned = [p for name, p in network.named_parameters() if "sampler" in name]
     assert learned
@@ -240,37 +198,6 @@ def _map(function, x):
     return torch.utils._pytree.tree_map_only(torch.Tensor, function, x)
 
 
-IMAGE = {"kernel_size": 3, "group": "E(2)", "num_samples": 4, "hidden": 4}
-LAYERS = {
-    "LiftingConv2d": lambda: nn.LiftingConv2d(2, 3, **IMAGE),
-    "GroupConv2d": lambda: nn.GroupConv2d(3, 4, **IMAGE, partial=True),
-    "PointwiseGroupConv2d": lambda: nn.PointwiseGroupConv2d(
-        3, 4, group="E(2)", num_samples=4, hidden=4, sampling="jittered"
-    ),
-    "SeparableGroupConv2d": lambda: nn.SeparableGroupConv2d(3, 4, **IMAGE, partial=True),
-    "PointGroupConv": lambda: nn.PointGroupConv(3, 4, group="SE(3)", kernel_net="mlp", hidden=4),
-    "PointLift": lambda: nn.PointLift("SE(2)", num_samples=4),
-    "GroupMaxPool2d": lambda: nn.GroupMaxPool2d(2),
-    "GlobalGroupPool": lambda: nn.GlobalGroupPool("max"),
-    "GroupBatchNorm2d": lambda: nn.GroupBatchNorm2d(3),
-    "GroupInstanceNorm2d": lambda: nn.GroupInstanceNorm2d(3),
-    "GroupLayerNorm2d": lambda: nn.GroupLayerNorm2d(3),
-}
-
-
-def _layer_inputs(name):
-    image, maps = _draw(2, 2, 6, 6).float(), _draw(2, 3, 4, 6, 6).float()
-    samples = pgconv.sampling.get("fixed", pgconv.groups.get("E(2)"), 4)(2)
-    points = pgconv.groups.get("SE(3)").sample(5, generator=torch.Generator().manual_seed(0))[None]
-    table = {
-        "LiftingConv2d": (image,),
-        "PointLift": (_draw(2, 5, 2).float(), _draw(2, 5, 3).float()),
-        "PointGroupConv": (_draw(2, 5, 3).float(), pgconv.sampling.Samples(points, torch.ones(1, 5))),
-        "GroupMaxPool2d": (maps,),
-    }
-    return table.get(name, (maps, samples))
-
-
 def _flat(out):
     return [t for t in torch.utils._pytree.tree_leaves(out) if isinstance(t, torch.Tensor)]
 
@@ -301,7 +228,7 @@ def test_every_layer_is_here():
 def test_copies_of_layers_compute_the_same(name, way):
     torch.manual_seed(0)
     layer = LAYERS[name]()
-    inputs = _layer_inputs(name)
+    inputs = layer_inputs(name)
     layer(*inputs)
     layer.eval()
     twin = COPIES[way](layer)
@@ -314,14 +241,14 @@ def test_copies_of_layers_compute_the_same(name, way):
 def test_self_check_of_a_network(backend):
     torch.manual_seed(0)
     with pgconv.use_backend(backend):
-        report = pgconv.self_check(Network(), _draw(2, 1, 6, 6).float())
+        report = pgconv.self_check(Network(), draw(2, 1, 6, 6).float())
     assert report.ok, str(report)
 
 
 @pytest.mark.parametrize("backend", available("cpu"))
 def test_a_layer_with_a_backend_by_name_compiles_to_one_graph(backend):
     layer = nn.LiftingConv2d(2, 3, kernel_size=3, num_samples=2, backend=backend).eval()
-    x = _draw(1, 2, 5, 4, dtype=torch.float32)
+    x = draw(1, 2, 5, 4, dtype=torch.float32)
     torch.testing.assert_close(torch.compile(layer, fullgraph=True, backend="aot_eager")(x)[0], layer(x)[0])
     with pgconv.use_backend(backend, "materialize"):
         group = torch.compile(lambda x: in_use(x, layer), fullgraph=True, backend="aot_eager")

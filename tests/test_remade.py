@@ -36,7 +36,7 @@ def kept_as_usual(monkeypatch):
 
     def call(function):
         with monkeypatch.context() as patch:
-            patch.setattr(_remade, "can_be_recomputed", lambda _: False)
+            patch.setattr(_remade, "can_be_recomputed", lambda: False)
             return function()
 
     return call

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from pgconv.functional._kernel import KernelArgs
 from pgconv.functional._taps import at_taps, scaled
+from pgconv.ops import transforms
 from pgconv.spec import ConvGeometry
 
 
@@ -29,6 +30,6 @@ def of_stabilizers(kernel: KernelArgs, v: Tensor, u: Tensor) -> Tensor:
 
 def one_set(elements: Tensor) -> Tensor:
     """Elements that all examples share as the single set they are, also where they were expanded over the batch because weights are
-    not shared: one kernel serves the batch. Where a gradient to each copy may be wanted, they stay."""
-    shared = elements.shape[0] > 1 and elements.stride(0) == 0 and not elements.requires_grad
-    return elements[:1] if shared else elements
+    not shared: one kernel serves the batch. Where a derivative in each copy may be wanted, they stay."""
+    expanded = elements.shape[0] > 1 and elements.stride(0) == 0
+    return elements[:1] if expanded and not elements.requires_grad and not transforms.are_active() else elements

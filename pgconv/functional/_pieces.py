@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pgconv._autocast import as_now
 from pgconv.backends.reference.vjp import independent
+from pgconv.ops import transforms
 
 Evaluate = Callable[[Sequence[Any]], Iterable[tuple[slice, Tensor]]]
 """From the operands, None among them, to the places of the pieces on axis 1 and their values, one after the other."""
@@ -27,11 +28,9 @@ def in_pieces(evaluate: Evaluate, operands: Sequence[Tensor | None], size: int) 
     return _Recomputed.apply(evaluate, size, *operands)
 
 
-def can_be_recomputed(operands: Iterable[Tensor | None]) -> bool:
+def can_be_recomputed() -> bool:
     """Not in compiled code, which makes its own choice of what to keep, nor under function transforms."""
-    return not torch.compiler.is_compiling() and not any(
-        x is not None and torch._C._functorch.is_functorch_wrapped_tensor(x) for x in operands
-    )
+    return not torch.compiler.is_compiling() and not transforms.are_active()
 
 
 class _Recomputed(torch.autograd.Function):

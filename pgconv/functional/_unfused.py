@@ -23,7 +23,7 @@ def contract(kernel: KernelArgs, operands: Operands, lists: Lists, depthwise: bo
     """``[B,Nu,O]``, see ``ops.point_conv``; a few outputs at a time with recomputation, so memory is linear in the points."""
     _, _, u, weight, _ = operands
     parameters = kernel.parameters()
-    if not can_be_recomputed((*operands, *parameters.values())):
+    if not can_be_recomputed():
         features = partial(_features, kernel, weight.dtype)
         return contraction.sum_over_pairs(features, *operands, lists, depthwise)
     net = _PairFeatures(kernel, weight.dtype)

@@ -38,7 +38,7 @@ def remade_relu(
     """
     y = norm(x, samples)
     y = y if pool is None else pool(y)
-    if not y.requires_grad or not can_be_recomputed([y]) or _has_other_hooks() or y.nbytes < SMALL:
+    if not y.requires_grad or not can_be_recomputed() or _has_other_hooks() or y.nbytes < SMALL:
         yield torch.relu(y)
         return
     kept = _Map(norm, x, samples, pool, _around())

@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 
+from pgconv._autocast import dtype_of
 from pgconv._layout import empty_as, laid_out_as
 from pgconv.backends.reference.vjp import independent
-from pgconv.ops import dispatch
+from pgconv.ops import dispatch, transforms
 from pgconv.spec import Facts, Plan
 
 LIB = torch.library.Library("pgconv", "DEF")
@@ -44,6 +45,7 @@ class Family:
         decode: turns the static arguments into what backends take
         facts: description of a call for the planner, from tensors and decoded statics
         fake: shape of the output, from tensors and decoded statics
+        axes: what axis 0 of each tensor is (see ``transforms``), from the tensors
         composite: differentiable plain PyTorch form of the forward, from tensors and decoded statics
         cast: names of the tensors that autocast casts to the autocast dtype
         keeps_layout: whether tensors are maps that come out in the layout that they, or the first one, came in (see
@@ -59,6 +61,7 @@ class Family:
     decode: Callable[..., tuple[Any, ...]]
     facts: Callable[..., Facts]
     fake: Callable[..., torch.Tensor]
+    axes: Callable[..., transforms.Axes]
     composite: Callable[..., torch.Tensor]
     cast: tuple[str, ...] = ()
     keeps_layout: bool = False
@@ -76,13 +79,21 @@ class Family:
         """A result in the layout that the fake kernels promise: compiled code addresses memory by that promise."""
         return laid_out_as(like, x) if self.keeps_layout else x.contiguous()
 
+    def autocast(self, args: Sequence[Any]) -> list[Any]:
+        """The arguments of the forward operator as autocast, where it is on, casts them."""
+        cast = list(args)
+        for i, name in enumerate(self.tensors):
+            if name.rstrip("?") in self.cast and cast[i] is not None and cast[i].is_floating_point():
+                cast[i] = cast[i].to(dtype_of(cast[i]))
+        return cast
+
     def split(self, args: Sequence[Any]) -> tuple[tuple[torch.Tensor | None, ...], tuple[Any, ...]]:
         """Tensors, and everything after them."""
         return tuple(args[: len(self.tensors)]), tuple(args[len(self.tensors) :])
 
 
 def define_op(family: Family) -> Callable[..., torch.Tensor]:
-    """Register a family; returns the forward operator."""
+    """Register a family; returns the function of that name, which calls the forward operator."""
     arguments = ", ".join(f"Tensor? {n[:-1]}" if n.endswith("?") else f"Tensor {n}" for n in family.tensors)
     if family.statics:
         arguments += f", {family.statics}"
@@ -93,7 +104,12 @@ def define_op(family: Family) -> Callable[..., torch.Tensor]:
     _register_forward(family)
     _register_backward(family)
     FAMILIES[family.name] = family
-    return family.forward_op
+    forward = family.forward_op
+
+    def call(*args: Any) -> torch.Tensor:
+        return transforms.run(family, *family.autocast(args)) if transforms.are_active() else forward(*args)
+
+    return call
 
 
 def _register_forward(family: Family) -> None:
@@ -118,7 +134,9 @@ def _register_forward(family: Family) -> None:
         kept = [g if need else None for g, need in zip(grads, needs)]
         return (*kept, *[None] * (len(family.tensors) - len(kept) + len(ctx.statics)))
 
-    _implement(family, family.name, forward, fake, 0)
+    _implement(family, family.name, forward, fake)
+    for device in ("cpu", "cuda"):
+        _register_autocast(family, device)
     torch.library.register_autograd(f"pgconv::{family.name}", backward, setup_context=setup_context, lib=LIB)
 
 
@@ -174,7 +192,7 @@ def _register_backward(family: Family) -> None:
         grads = [next(results), *[None if t is None else next(results) for t in differentiable]]
         return (*grads, *[None] * (len(tensors) - count + len(ctx.statics) + 2))
 
-    _implement(family, f"{family.name}_backward", forward, fake, 1)
+    _implement(family, f"{family.name}_backward", forward, fake)
     torch.library.register_autograd(f"pgconv::{family.name}_backward", backward, setup_context=setup_context, lib=LIB)
 
 
@@ -182,23 +200,15 @@ def _pack(tensors: list[torch.Tensor]) -> Any:
     return tensors[0] if len(tensors) == 1 else tuple(tensors)
 
 
-def _implement(family: Family, name: str, forward: Callable[..., Any], fake: Callable[..., Any], offset: int) -> None:
+def _implement(family: Family, name: str, forward: Callable[..., Any], fake: Callable[..., Any]) -> None:
     LIB.impl(name, forward, "CompositeExplicitAutograd")
     torch.library.register_fake(f"pgconv::{name}", fake, lib=LIB)
-    positions = [offset + i for i, n in enumerate(family.tensors) if n.rstrip("?") in family.cast]
-    if offset == 0:
-        for device in ("cpu", "cuda"):
-            LIB.impl(name, _autocast(name, device, positions), f"Autocast{device.upper()}")
 
 
-def _autocast(name: str, device: str, positions: list[int]) -> Callable[..., Any]:
-    def call(*args: Any) -> Any:
-        dtype = torch.get_autocast_dtype(device)
-        cast = list(args)
-        for i in positions:
-            if cast[i] is not None and cast[i].is_floating_point() and cast[i].dtype != torch.float64:
-                cast[i] = cast[i].to(dtype)
+def _register_autocast(family: Family, device: str) -> None:
+    def call(*args: Any) -> torch.Tensor:
+        cast = family.autocast(args)
         with torch.autocast(device, enabled=False):
-            return getattr(torch.ops.pgconv, name).default(*cast)
+            return family.forward_op(*cast)
 
-    return call
+    LIB.impl(family.name, call, f"Autocast{device.upper()}")

@@ -6,6 +6,7 @@ import torch
 
 from pgconv.backends.reference import features as reference
 from pgconv.ops._define import Family, define_op
+from pgconv.ops.transforms import EXAMPLES, SETS
 from pgconv.spec import Facts, FeatureSpec
 
 
@@ -32,6 +33,7 @@ relative_features = define_op(
         decode=lambda spec: (FeatureSpec.parse(spec),),
         facts=_relative_facts,
         fake=_relative_fake,
+        axes=lambda v, u, params: (SETS, SETS, None),
         composite=reference.relative_features,
     )
 )
@@ -53,6 +55,7 @@ kernel_net = define_op(
         decode=lambda net: (net,),
         facts=_net_facts,
         fake=lambda coords, params, net: params.new_empty(*coords.shape[:-1], int(net.split(":")[2])),
+        axes=lambda coords, params: (EXAMPLES if coords.dim() > 1 else None, None),
         composite=reference.kernel_net,
     )
 )

@@ -14,6 +14,7 @@ from pgconv._layout import empty_as
 from pgconv.backends.reference.group_conv2d import group_conv2d as reference
 from pgconv.ops import dispatch, gpu_costs
 from pgconv.ops._define import Family, define_op
+from pgconv.ops.transforms import EXAMPLES, SETS
 from pgconv.spec import ConvGeometry, Facts, Plan
 
 
@@ -42,6 +43,7 @@ group_conv2d = define_op(
         decode=lambda geometry: (ConvGeometry.parse(geometry),),
         facts=_facts,
         fake=_fake,
+        axes=lambda f, phi, weight: (EXAMPLES, SETS, None),
         composite=lambda f, phi, weight, geometry: reference(f, phi, weight, geometry, "materialize"),
         cast=("f", "phi", "weight"),
         keeps_layout=True,

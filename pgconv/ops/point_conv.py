@@ -10,6 +10,7 @@ from pgconv.backends.lists import Lists
 from pgconv.backends.reference.pieces import pieces
 from pgconv.backends.reference.point_conv import point_conv as reference
 from pgconv.ops._define import Family, define_op
+from pgconv.ops.transforms import EXAMPLES, SETS
 from pgconv.spec import Facts, FeatureSpec
 
 _TENSORS = ("f", "v", "u", "params", "weight", "bias?", "index?", "rowptr?", "first?")
@@ -39,6 +40,13 @@ def _fake(f, v, u, params, weight, bias, index, rowptr, first, spec: FeatureSpec
     return f.new_empty(f.shape[0], u.shape[1], weight.shape[0])
 
 
+def _axes(f, v, u, params, weight, bias, index, rowptr, first):
+    per_example = rowptr is not None and not Lists(index, rowptr, first).shared(u.shape[1])
+    if per_example:
+        return (None,) * len(_TENSORS)  # Rows of all examples lie in one list.
+    return EXAMPLES, SETS, SETS, None, None, None, SETS if rowptr is None else None, None, None
+
+
 def _composite(f, v, u, params, weight, bias, index, rowptr, first, spec: FeatureSpec, depthwise: bool):
     return reference(f, v, u, params, weight, bias, Lists(index, rowptr, first), spec, depthwise)
 
@@ -58,6 +66,7 @@ point_conv = define_op(
         decode=lambda spec, depthwise: (FeatureSpec.parse(spec), depthwise),
         facts=_facts,
         fake=_fake,
+        axes=_axes,
         composite=_composite,
         cast=("f", "weight", "bias"),
         pieces=_pieces,
