@@ -137,6 +137,8 @@ $(VENV)/.demo: $(VENV)/.built
 
 $(VENV)/.test: $(VENV)/.demo
 	$(BIN)/python -m pip install --quiet "pytest>=8,<10" "pytest-xdist>=3.5,<4" "mpmath>=1.3,<2" "scipy>=1.11,<2" "h5py>=3.8,<4" "ruff==0.17.6"
+	# Export of frozen networks.
+	$(BIN)/python -m pip install --quiet "onnx>=1.18,<2" "onnxscript>=0.5,<1" "onnxruntime>=1.20,<2"
 	# Triton's interpreter and compilers need no GPU; there are wheels for Linux alone. Registers differ between versions: one is tested.
 	if [ "$$(uname -sm)" = "Linux x86_64" ]; then $(BIN)/python -m pip install --quiet "triton==3.6.0"; fi
 	# What the GPU kernels were compiled to is read without a GPU.

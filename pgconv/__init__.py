@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pgconv import backends, data, diagnostics, functional, groups, kernel_nets, models, neighbors, nn, ops, sampling
 from pgconv._layout import group_last
 from pgconv.config import show_config
+from pgconv.deploy import freeze
 from pgconv.diagnostics import self_check, warmup
 from pgconv.ops.calibrate import calibrate
 from pgconv.ops.dispatch import use_backend
@@ -28,6 +29,7 @@ __all__ = [
     "data",
     "diagnostics",
     "explain",
+    "freeze",
     "functional",
     "group_last",
     "groups",

@@ -6,6 +6,7 @@ import torch
 import pgconv
 from pgconv import groups, kernel_nets
 from pgconv.functional import point_conv
+from pgconv.groups.base import FixedSequence, uniforms
 from pgconv.nn import PointGroupConv, PointLift
 
 # Group, samples per point, dimension, reference point of the orbit with coordinates q.
@@ -169,3 +170,36 @@ def test_self_check_and_explain_know_orbits():
     report = pgconv.self_check(conv, f, samples)
     assert report.ok, str(report)
     assert "cpp:aggregate" in str(pgconv.explain(conv, f, samples))
+
+
+@pytest.mark.parametrize("dim", [1, 2, 3])
+def test_numbers_without_a_generator_are_evenly_spread(dim):
+    found = uniforms(500, dim, FixedSequence())
+    assert found.shape == (500, dim) and found.min() >= 0 and found.max() < 1
+    torch.testing.assert_close(uniforms(20, dim, FixedSequence()), found[:20], rtol=0, atol=0)
+    below = (found[:, None] < torch.linspace(0.1, 0.9, 9, dtype=torch.float64)[:, None].expand(9, dim)).double()
+    for axis in range(dim):
+        assert (below[..., axis].mean(0) - torch.linspace(0.1, 0.9, 9, dtype=torch.float64)).abs().max() < 0.02
+    # Together, too: the share of a corner is its volume.
+    assert abs(below[:, 4].prod(-1).mean() - 0.5**dim) < 0.03
+
+
+class Own(type(groups.get("SE(2)"))):
+    """Draws with torch's generator."""
+
+    def sample_isotropy(self, n, generator=None, dtype=None, device=None):
+        return self.embed_stabilizer(6 * torch.rand(n, 1, generator=generator, dtype=dtype))
+
+
+@pytest.mark.parametrize(
+    "group",
+    [groups.get("SE(2)"), groups.get("SE(3)"), Own(2, groups.get("SO(2)"))],
+    ids=["SE(2)", "SE(3)", "own"],
+)
+def test_lifts_in_evaluation_are_the_same(group):
+    torch.manual_seed(0)
+    x, f = torch.randn(1, 6, group.spatial_dim), torch.randn(1, 6, 1)
+    lift = PointLift(group).eval()
+    first = lift(x, f)[1].elements
+    assert torch.equal(lift(x, f)[1].elements, first)
+    assert not torch.equal(lift.train()(x, f)[1].elements, first)

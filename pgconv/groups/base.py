@@ -224,15 +224,30 @@ class Group:
         return f"{type(self).__name__}({self.name!r})"
 
 
-def uniforms(n: int, dim: int, generator: torch.Generator | None) -> Tensor:
+class FixedSequence:
+    """In place of a generator: always the same numbers, evenly spread. Compiled and exported code cannot make a generator."""
+
+
+def uniforms(n: int, dim: int, generator: torch.Generator | FixedSequence | None) -> Tensor:
     """``[n, dim]`` numbers in [0, 1), in double precision whatever the result's dtype will be, so that one seed gives
     the same elements in every dtype."""
     if n < 0:
         raise ValueError(f"sample: n must be >= 0, got {n}")
+    if isinstance(generator, FixedSequence):
+        return _evenly_spread(n, dim)
     device = None if generator is None else generator.device
     # See sampling.base: no generator is not the same as one that is None where sizes are symbols.
     own = {} if generator is None else {"generator": generator}
     return torch.rand(n, dim, dtype=torch.float64, device=device, **own)
+
+
+def _evenly_spread(n: int, dim: int) -> Tensor:
+    """Multiples of powers of the root of ``x^(dim + 1) = x + 1`` (dim 1: the golden ratio), modulo 1: Roberts (2018)."""
+    root = 1.5
+    for _ in range(60):
+        root = (1 + root) ** (1 / (dim + 1))
+    steps = torch.arange(1, n + 1, dtype=torch.float64)[:, None] * root ** -torch.arange(1, dim + 1, dtype=torch.float64)
+    return (0.5 + steps) % 1
 
 
 def cast(x: Tensor, dtype: torch.dtype | None, device: torch.device | str | None) -> Tensor:

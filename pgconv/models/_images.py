@@ -11,7 +11,6 @@ from pgconv._shapes import check_choice
 from pgconv.nn import GroupBatchNorm2d, GroupConv2d, GroupLayerNorm2d
 from pgconv.nn._conv import ImageConv
 from pgconv.sampling import EncodedGates, Samples
-from pgconv.sampling.gates import GatedSampler
 
 NORMS = {"batch": GroupBatchNorm2d, "layer": GroupLayerNorm2d}
 
@@ -24,9 +23,7 @@ def make_norm(owner: str, name: str, channels: int) -> nn.Module:
 
 def weighing(conv: nn.Module, samples: Samples) -> Samples | None:
     """The samples for norms and pooling behind a convolution; None where all of them always count the same, which is faster."""
-    sampler = getattr(conv, "sampler", None)
-    always = not isinstance(sampler, GatedSampler) and getattr(sampler, "compat", None) is None
-    return None if always else samples
+    return samples if conv.weighs else None
 
 
 def own_samples(partial: bool | str, one_grid: bool, sampling: str, per_example: bool) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import torch
@@ -99,18 +100,18 @@ class GCNN13(nn.Module):
         penalty.add(self.lift, x, None, samples)
         norm, weights = self.lift_norm, weighing(self.lift, samples)
         for number, (conv, behind) in enumerate(zip(self.convs, self.norms)):
-            with remade_relu(norm, y, weights, self._pool(number)) as maps:
-                maps = self._dropped(number, maps)
+            with remade_relu(norm, y, weights, self._behind_norm(number, y)) as maps:
                 y, out = conv(maps, samples, generator=generator)
                 penalty.add(conv, maps, samples, out)
             samples, norm, weights = out, behind, weighing(conv, out)
-        last = len(self.convs)
-        with remade_relu(norm, y, weights, self._pool(last)) as maps:
-            return penalty.beside(self.classify(self.global_pool(self._dropped(last, maps), weights)))
+        with remade_relu(norm, y, weights, self._behind_norm(len(self.convs), y)) as maps:
+            return penalty.beside(self.classify(self.global_pool(maps, weights)))
 
-    def _pool(self, stage: int) -> nn.Module | None:
-        # Before the ReLU: the largest is the same one.
-        return self.spatial_pool if stage in POOLED else None
-
-    def _dropped(self, stage: int, maps: Tensor) -> Tensor:
-        return self.dropout(maps) if stage in DROPPED else maps
+    def _behind_norm(self, stage: int, y: Tensor) -> Callable[[Tensor], Tensor] | None:
+        """What is done there before the ReLU, which takes the largest of a window and a factor >= 0 as well behind as before it:
+        the maps that are convolved are then not kept."""
+        pool = self.spatial_pool if stage in POOLED else None
+        if stage not in DROPPED or not self.dropout.training:
+            return pool
+        kept = self.dropout(y.new_ones(*y.shape[:2], 1, 1, 1, dtype=torch.float32))
+        return lambda maps: (maps if pool is None else pool(maps)) * kept.to(maps.dtype)

@@ -12,6 +12,7 @@ from pgconv._shapes import check_choice, check_floating, check_positive_int, che
 from pgconv.groups import Group
 from pgconv.kernel_nets import KernelNet
 from pgconv.sampling import Samples
+from pgconv.sampling.gates import GatedSampler
 from pgconv.spec import CHARTS, FORMS, REDUCTIONS
 
 NetFactory = str | Callable[[int], KernelNet]
@@ -95,6 +96,14 @@ class SampledConv(nn.Module):
 
 class ImageConv(SampledConv):
     """Base of those on images."""
+
+    sampler: nn.Module | None
+
+    @property
+    def weighs(self) -> bool:
+        """Whether samples it returns may count differently, so that norms and pooling have to know their weights."""
+        sampler = getattr(self, "sampler", None)
+        return isinstance(sampler, GatedSampler) or getattr(sampler, "compat", None) is not None
 
     def kernel_norm(self, samples: Samples | None, out: Samples) -> Tensor:
         """Frobenius norm of the kernel from ``samples`` (None: from the plane) to ``out``; see ``functional.kernel_norm``."""

@@ -16,8 +16,6 @@ from pgconv.spec import ConvGeometry
 class _GroupConv(ImageConv):
     """Output samples of a group convolution: those of the input, or a sampler's."""
 
-    sampler: nn.Module | None
-
     def _set_sampler(
         self, sampling: str | nn.Module | None, partial: bool | str, num_samples: int, samples_per_example: bool
     ) -> None:

@@ -16,6 +16,7 @@ from pgconv._shapes import (
     values_can_be_read,
 )
 from pgconv.groups import Group, Orbits
+from pgconv.groups.base import FixedSequence
 from pgconv.neighbors import Neighborhood
 from pgconv.nn._conv import SampledConv, check_input, check_samples
 from pgconv.nn._neighborhood import check_downsample, check_neighborhood, farthest_samples
@@ -122,7 +123,7 @@ class PointLift(nn.Module):
         """A random element for every point, ``[B|1, P, e]``."""
         sets, count = x.shape[0] if self.training else 1, x.shape[1]
         if not self.training:
-            generator = torch.Generator().manual_seed(0)
+            generator = FixedSequence() if groups.is_builtin(self._plain) else torch.Generator().manual_seed(0)
         moves = self._plain.sample_isotropy(sets * count, generator=generator, dtype=x.dtype, device=x.device)
         return moves.reshape(sets, count, -1)
 

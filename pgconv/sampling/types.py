@@ -5,6 +5,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from torch import Tensor
+from torch.serialization import add_safe_globals
+from torch.utils._pytree import _register_namedtuple
 
 
 class Samples(NamedTuple):
@@ -18,3 +20,8 @@ class Samples(NamedTuple):
 
     elements: Tensor
     weights: Tensor
+
+
+# Programs that take or return samples can be exported and saved, and are loaded as weights are.
+add_safe_globals([Samples])
+_register_namedtuple(Samples, serialized_type_name="pgconv.sampling.Samples")
