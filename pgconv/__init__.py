@@ -7,7 +7,20 @@ relative group offsets ``v^-1 u``; groups (``pgconv.groups``), kernel nets (``pg
 
 from importlib.metadata import PackageNotFoundError, version
 
-from pgconv import backends, data, diagnostics, functional, groups, kernel_nets, models, neighbors, nn, ops, sampling
+from pgconv import (
+    backends,
+    compat,
+    data,
+    diagnostics,
+    functional,
+    groups,
+    kernel_nets,
+    models,
+    neighbors,
+    nn,
+    ops,
+    sampling,
+)
 from pgconv._layout import group_last
 from pgconv.config import show_config
 from pgconv.deploy import freeze
@@ -26,6 +39,7 @@ __all__ = [
     "__version__",
     "backends",
     "calibrate",
+    "compat",
     "data",
     "diagnostics",
     "explain",
