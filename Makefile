@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 WORKERS ?= 2
 
-.PHONY: demo example-points study test test-sanitize test-sanitize-gpu test-triton build lint format bench docs test-gpu bench-gpu gpu-record clean
+.PHONY: demo example-points study test test-sanitize test-sanitize-gpu test-triton build lint format bench docs site test-gpu bench-gpu gpu-record clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m pgconv.demo $(ARGS)
@@ -74,6 +74,14 @@ format: $(VENV)/.test
 NAME = group_conv2d
 bench: $(VENV)/.test
 	$(BIN)/python -m benchmarks $(NAME) $(ARGS)
+
+# The documentation site in build/site, warnings as errors.
+site: $(VENV)/.site
+	$(BIN)/python -m sphinx -q -W --keep-going -b html -d build/doctrees docs build/site
+
+$(VENV)/.site: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet "sphinx==8.1.3" "myst-parser==4.0.1" "furo==2025.12.19"
+	touch $@
 
 docs: $(VENV)/.test
 	$(BIN)/python -m pytest --doctest-glob='*.md' README.md docs

@@ -246,7 +246,9 @@ def _evenly_spread(n: int, dim: int) -> Tensor:
     root = 1.5
     for _ in range(60):
         root = (1 + root) ** (1 / (dim + 1))
-    steps = torch.arange(1, n + 1, dtype=torch.float64)[:, None] * root ** -torch.arange(1, dim + 1, dtype=torch.float64)
+    steps = torch.arange(1, n + 1, dtype=torch.float64)[:, None] * root ** -torch.arange(
+        1, dim + 1, dtype=torch.float64
+    )
     return (0.5 + steps) % 1
 
 

@@ -178,7 +178,7 @@ class SO3(LinearGroup):
     orbit_dim = 1
 
     def lift(self, x: Tensor) -> Tensor:
-        """The shortest rotation of the z axis to x, and the radius |x|; the reference points lie on the positive z axis."""
+        """The shortest rotation of the z axis to x, and the radius ``|x|``; the reference points lie on the positive z axis."""
         radius = numerics.norm(x)
         safe = torch.where(radius == 0, torch.ones_like(radius), radius)
         a, b, z = (x / safe[..., None]).unbind(-1)

@@ -38,7 +38,7 @@ class CKResNet(nn.Module):
         one_grid: one set of samples for the whole network, instead of one for each convolution
         partial: every convolution but the lifting learns the range of its samples, with ``"input"`` one for each example (see
             ``nn.GroupConv2d``)
-        samples_per_example: a sample set for each example (S = B)
+        samples_per_example: a sample set for each example (S = B) in training
         final_positions: instead of the maximum, learned weights of so many positions (samples times pixels of the last map)
         last_translations: the last convolution sees the mean over samples and has one sample, the identity
         **options: of all convolutions, such as ``compat`` or ``backend``

@@ -31,7 +31,7 @@ class GCNN13(nn.Module):
         kernel_size, hidden, layers, omega0, kernel_net: of the kernels
         norm: ``"batch"`` or ``"layer"``
         dropout: of whole channels
-        sampling, one_grid, partial, samples_per_example, **options: see ``CKResNet``
+        sampling, one_grid, partial, samples_per_example, options: see ``CKResNet``
 
     Shapes: ``[B, in_channels, H, W] -> [B, num_classes]``
 

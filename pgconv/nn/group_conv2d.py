@@ -83,7 +83,7 @@ class GroupConv2d(_GroupConv):
         group, num_samples, kernel_net, hidden, layers, omega0, stride, padding, dilation, support, compat: see ``LiftingConv2d``
         partial: True learns the range of output samples, ``"input"`` one for each example
         sampling: see above
-        samples_per_example: draw one sample set per example (S = B)
+        samples_per_example: draw one sample set per example (S = B) in training
         form, chart, reduction: see ``functional.group_conv2d``
 
     Shapes: ``x [B, C, Nv, H, W]``, ``Samples [S, Nv]`` -> ``(y [B, O, N, Ho, Wo], Samples [S, N])``

@@ -23,7 +23,7 @@ class LiftingConv2d(ImageConv):
         num_samples: N, elements of the stabiliser
         sampling: ``"jittered"`` (regular grid with a random rotation in training), ``"fixed"``, ``"haar"``, or a sampler module.
             Always the whole group: learned ranges start at the first group convolution
-        samples_per_example: draw one sample set per example (S = B)
+        samples_per_example: draw one sample set per example (S = B) in training
         kernel_net, hidden, layers, omega0: name of the kernel net and its sizes, or a function ``coord_dim -> KernelNet``
         stride, padding, dilation, support: see ``functional.lifting_conv2d``
         compat: ``"release"`` for the conventions of the method's public release

@@ -53,9 +53,10 @@ class Step:
         for direction, taken, table in zip(
             DIRECTIONS, (self.plan, self.backward_plan), (self.costs, self.backward_costs)
         ):
+            width = max(12, *map(len, table))
             lines.append(f"  {direction} (expected times with {self.rates.source} rates)")
             lines += [
-                f"    {'*' if order == taken.order else ' '} {order:<12} {cost.flops / 1e9:10.4f} GFLOP "
+                f"    {'*' if order == taken.order else ' '} {order:<{width}} {cost.flops / 1e9:10.4f} GFLOP "
                 f"{cost.bytes / 1e6:10.3f} MB {1e3 * self.seconds(order, direction):10.3f} ms"
                 for order, cost in table.items()
             ]
