@@ -8,7 +8,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils.checkpoint import checkpoint
 
 import pgconv
-from pgconv.models import _remade
+from pgconv.models import _pooled_norm, _remade
 from pgconv.models._remade import remade_relu
 
 NETWORKS = {
@@ -236,3 +236,62 @@ def test_function_transforms():
     found = torch.vmap(torch.func.grad(loss))(x.detach())
     torch.stack([loss(image) for image in x]).sum().backward()
     torch.testing.assert_close(found, x.grad)
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("k", [2, 3])
+def test_norm_and_pooling_by_parts_are_to_the_bit_the_modules(k, affine, momentum, monkeypatch):
+    torch.manual_seed(0)
+    norm, pool = pgconv.nn.GroupBatchNorm2d(5, affine=affine, momentum=momentum), pgconv.nn.GroupMaxPool2d(k)
+    x = torch.randn(3, 5, 2, 7, 9)
+    if affine:
+        with torch.no_grad():
+            norm.weight.copy_(torch.randn(5))
+            norm.bias.copy_(torch.randn(5))
+    found = []
+    for way in ("modules", "one part", "parts of two", "parts of one"):
+        own, leaf = copy.deepcopy(norm), x.clone().requires_grad_()
+        monkeypatch.setattr(_pooled_norm, "PART", {"one part": 1 << 40, "parts of two": 2 * x.nbytes // 5}.get(way, 1))
+        for _ in range(2):
+            y = pool(own(leaf)) if way == "modules" else _pooled_norm.pooled_norm(own, leaf, pool)
+        again = y.detach() if way == "modules" else _pooled_norm.values_again(own, leaf, pool)
+        wanted = [leaf, *own.parameters()]
+        first = torch.autograd.grad(y.square().sum(), wanted, create_graph=True)
+        second = torch.autograd.grad(sum(g.sin().sum() for g in first), wanted)
+        found.append([y.detach(), again, *[g.detach() for g in first], *own.buffers()])
+        found[-1].append(torch.cat([g.flatten() for g in second]))
+    for others in found[1:]:
+        for a, b in zip(others[:-1], found[0][:-1], strict=True):
+            assert torch.equal(a, b)
+        torch.testing.assert_close(others[-1], found[0][-1], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["13-layer", "13-layer-partial"])
+def test_the_lifted_map_is_not_kept(name, kept_as_usual):
+    model = network(name)
+    kept, own = [], model.lift.forward
+
+    def watched(*args):
+        y, samples = own(*args)
+        kept.append(StorageWeakRef(y.untyped_storage()))
+        return y, samples
+
+    model.lift.forward = watched
+
+    def is_kept():
+        logits = model(torch.randn(2, 2, 16, 16))
+        found = not kept[-1].expired()
+        logits.sum().backward()
+        return found
+
+    assert not is_kept() and kept_as_usual(is_kept)
+
+
+def test_what_is_made_again_of_other_weights_is_refused():
+    model = network("13-layer")
+    logits = model(torch.randn(2, 2, 16, 16))
+    with torch.no_grad():
+        model.lift.weight.add_(1)
+    with pytest.raises(RuntimeError, match=r"\[4, 2, 8\].* modified in place"):
+        logits.sum().backward()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 import weakref
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from pgconv._autocast import as_now
 from pgconv.functional._pieces import can_be_recomputed
+from pgconv.models._pooled_norm import pooled_norm, suits, values_again
 from pgconv.nn import GroupBatchNorm2d
 from pgconv.sampling import Samples
 
@@ -27,27 +28,57 @@ SMALL = 4 << 20
 
 @contextmanager
 def remade_relu(
-    norm: nn.Module, x: Tensor, samples: Samples | None, pool: Callable[[Tensor], Tensor] | None = None
+    norm: nn.Module,
+    x: Tensor,
+    samples: Samples | None,
+    pool: nn.Module | None = None,
+    factor: Tensor | None = None,
+    source: Source | None = None,
 ) -> Iterator[Tensor]:
-    """``relu(pool(norm(x, samples)))``; what autograd would keep of it inside the ``with`` it makes again in the backward pass.
+    """``relu(factor * pool(norm(x, samples)))``; what autograd would keep of it inside the ``with`` it makes again in the backward
+    pass, and of ``x``, too, where there is a ``source``. A factor takes no gradient.
 
     The result must be used inside only, and not be changed. Values and gradients are to the bit those without; running statistics
     count once. Everything is kept as usual where the caller or PyTorch has plans of its own for what autograd keeps: under other
     hooks (``torch.utils.checkpoint``, ``torch.autograd.graph.save_on_cpu``), ``torch.func`` and ``torch.compile``; and of maps
     smaller than ``SMALL``.
     """
-    y = norm(x, samples)
-    y = y if pool is None else pool(y)
-    if not y.requires_grad or not can_be_recomputed() or _has_other_hooks() or y.nbytes < SMALL:
+    if not can_be_recomputed() or _has_other_hooks() or x.nbytes < SMALL:
+        y = norm(x, samples)
+        y = y if pool is None else pool(y)
+        yield torch.relu(y if factor is None else y * factor.to(y.dtype))
+        return
+    kept = _Map(norm, x, samples, pool, factor, source, _around())
+    y = kept.before_relu(x)
+    if not y.requires_grad:
         yield torch.relu(y)
         return
-    kept = _Map(norm, x, samples, pool, _around())
     with torch.autograd.graph.saved_tensors_hooks(kept.pack, _unpack):
         kept.made = torch.relu(y)
         kept.stride = kept.made.stride()
         del y
         yield kept.made
     kept.made = kept.around = None
+
+
+class Source:
+    """``make()``, a tensor that is not kept but made again, of tensors that have not changed since."""
+
+    def __init__(self, make: Callable[[], Tensor], *of: Tensor) -> None:
+        self.make, self.autocast = make, as_now(of[0])
+        # Without their graphs, and with their counters.
+        self.of = [(t.detach(), t._version) for t in of]
+
+    def again(self) -> Tensor:
+        """Made again."""
+        for t, version in self.of:
+            if t._version != version:
+                raise RuntimeError(
+                    f"a tensor of shape {list(t.shape)}, of which a map before a norm is made again, has been modified in place "
+                    "before the backward pass"
+                )
+        with torch.no_grad(), self.autocast:
+            return self.make()
 
 
 class _Map:
@@ -58,13 +89,35 @@ class _Map:
         norm: nn.Module,
         x: Tensor,
         samples: Samples | None,
-        pool: Callable[[Tensor], Tensor] | None,
+        pool: nn.Module | None,
+        factor: Tensor | None,
+        source: Source | None,
         around: _Map | None,
     ) -> None:
-        self.norm, self.x, self.samples, self.pool, self.around = norm, x.detach(), samples, pool, around
-        self.training, self.autocast, self.version = norm.training, as_now(x), x._version
+        self.norm, self.samples, self.pool, self.factor, self.around = norm, samples, pool, factor, around
+        self.source = source or _unchanged(x)
+        self.keeps_x = source is None
+        self.training, self.autocast = norm.training, as_now(x)
+        self.together = isinstance(norm, GroupBatchNorm2d) and suits(norm, x, samples, pool)
         self.stride: tuple[int, ...] = ()
         self.made: Tensor | None = None
+
+    def before_relu(self, x: Tensor) -> Tensor:
+        """Computed for the first time."""
+
+        storage = x.untyped_storage().data_ptr()
+
+        def pack(t: Tensor) -> Any:
+            # Autograd keeps this function, which so must not keep x.
+            if t.untyped_storage().data_ptr() == storage:
+                return _View(self.source, t.size(), t.stride(), t.storage_offset())
+            return t if self.around is None else self.around.pack(t)
+
+        with nullcontext() if self.keeps_x else torch.autograd.graph.saved_tensors_hooks(pack, _unpack):
+            if self.together:
+                return self._scaled(pooled_norm(self.norm, x, self.pool))
+            y = self.norm(x, self.samples)
+            return self._scaled(y if self.pool is None else self.pool(y))
 
     def pack(self, t: Tensor) -> Any:
         """What autograd is to keep for ``t``."""
@@ -77,16 +130,9 @@ class _Map:
     def again(self) -> Tensor:
         """Made again, or still there."""
         if self.made is None:
-            if self.x._version != self.version:
-                raise RuntimeError(
-                    f"a map of shape {list(self.x.shape)} before a norm has been modified in place before the backward pass"
-                )
+            x = self.source.again()
             with torch.no_grad(), self.autocast:
-                if isinstance(self.norm, GroupBatchNorm2d):
-                    y = self.norm.normalised(self.x, self.samples, self.training, count=False)
-                else:
-                    y = self.norm(self.x, self.samples)
-                y = (y if self.pool is None else self.pool(y)).relu_()
+                y = self._scaled(self._values(x)).relu_()
                 # What is kept of views counts on the strides there were.
                 self.made = (
                     y
@@ -95,6 +141,24 @@ class _Map:
                 )
             _newest.replace(self)
         return self.made
+
+    def _values(self, x: Tensor) -> Tensor:
+        if self.together:
+            return values_again(self.norm, x, self.pool)
+        if isinstance(self.norm, GroupBatchNorm2d):
+            y = self.norm.normalised(x, self.samples, self.training, count=False)
+        else:
+            y = self.norm(x, self.samples)
+        return y if self.pool is None else self.pool(y)
+
+    def _scaled(self, y: Tensor) -> Tensor:
+        return y if self.factor is None else y * self.factor.to(y.dtype)
+
+
+def _unchanged(x: Tensor) -> Source:
+    """That is kept."""
+    kept = x.detach()
+    return Source(lambda: kept, kept)
 
 
 class _Newest(threading.local):
@@ -125,7 +189,7 @@ def _has_other_hooks() -> bool:
 
 @dataclass
 class _View:
-    of: _Map
+    of: _Map | Source
     size: torch.Size
     stride: tuple[int, ...]
     offset: int

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from functools import partial as bound
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from pgconv.models._images import Penalties, Penalty, make_norm, own_samples, weighing
-from pgconv.models._remade import remade_relu
+from pgconv.models._remade import Source, remade_relu
 from pgconv.nn import GlobalGroupPool, GroupConv2d, GroupMaxPool2d, LiftingConv2d
 
 CHANNELS = (1, 2, 2, 2, 2, 2, 2, 2)
@@ -98,20 +98,24 @@ class GCNN13(nn.Module):
         penalty = Penalty(with_penalty)
         y, samples = self.lift(x, generator)
         penalty.add(self.lift, x, None, samples)
-        norm, weights = self.lift_norm, weighing(self.lift, samples)
+        lifted = Source(bound(self.lift.at, x, samples), x, *samples, *self.lift.parameters())
+        norm, weights, source = self.lift_norm, weighing(self.lift, samples), lifted
         for number, (conv, behind) in enumerate(zip(self.convs, self.norms)):
-            with remade_relu(norm, y, weights, self._behind_norm(number, y)) as maps:
+            with remade_relu(norm, y, weights, self._pool(number), self._kept(number, y), source) as maps:
                 y, out = conv(maps, samples, generator=generator)
                 penalty.add(conv, maps, samples, out)
-            samples, norm, weights = out, behind, weighing(conv, out)
-        with remade_relu(norm, y, weights, self._behind_norm(len(self.convs), y)) as maps:
+            samples, norm, weights, source = out, behind, weighing(conv, out), None
+        last = len(self.convs)
+        with remade_relu(norm, y, weights, self._pool(last), self._kept(last, y)) as maps:
             return penalty.beside(self.classify(self.global_pool(maps, weights)))
 
-    def _behind_norm(self, stage: int, y: Tensor) -> Callable[[Tensor], Tensor] | None:
-        """What is done there before the ReLU, which takes the largest of a window and a factor >= 0 as well behind as before it:
-        the maps that are convolved are then not kept."""
-        pool = self.spatial_pool if stage in POOLED else None
+    # The ReLU takes the largest of a window, and a factor >= 0, as well behind as before it: maps are convolved as they are made.
+
+    def _pool(self, stage: int) -> nn.Module | None:
+        return self.spatial_pool if stage in POOLED else None
+
+    def _kept(self, stage: int, y: Tensor) -> Tensor | None:
+        """A factor for each channel, 0 for those that are dropped."""
         if stage not in DROPPED or not self.dropout.training:
-            return pool
-        kept = self.dropout(y.new_ones(*y.shape[:2], 1, 1, 1, dtype=torch.float32))
-        return lambda maps: (maps if pool is None else pool(maps)) * kept.to(maps.dtype)
+            return None
+        return self.dropout(y.new_ones(*y.shape[:2], 1, 1, 1, dtype=torch.float32))

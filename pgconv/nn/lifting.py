@@ -69,6 +69,10 @@ class LiftingConv2d(ImageConv):
         check_shape("LiftingConv2d", "x", x, "B C H W", {"C": self.in_channels})
         check_input(self, "x", x)
         samples = self.sampler(x.shape[0], generator=generator)
+        return self.at(x, samples), samples
+
+    def at(self, x: Tensor, samples: Samples) -> Tensor:
+        """The convolution at given samples."""
         g = self.geometry
         y = functional.lifting_conv2d(
             x,
@@ -83,7 +87,7 @@ class LiftingConv2d(ImageConv):
             support=g.support,
             **self._kernel_options(),
         )
-        return self._add_bias(y), samples
+        return self._add_bias(y)
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, kernel_size={self.kernel_size}"

@@ -47,13 +47,18 @@ class GroupMaxPool2d(nn.Module):
                 f"GroupMaxPool2d: x must be at least kernel_size={self.kernel_size} high and wide with its padding, "
                 f"received {describe(x)}"
             )
-        if self.stride == self.kernel_size and self.padding == 0 and 1 < self.kernel_size <= _MAX_SIDE:
+        if self.takes_windows:
             if torch.is_grad_enabled() and x.requires_grad:
                 return _WindowMax.apply(x, self.kernel_size)[0]
-            rows = reduce(torch.maximum, _rows(x, self.kernel_size))
-            return reduce(torch.maximum, _columns(rows, self.kernel_size))
+            rows = reduce(torch.maximum, rows_of_windows(x, self.kernel_size))
+            return reduce(torch.maximum, columns_of_windows(rows, self.kernel_size))
         pooled = F.max_pool2d(x.flatten(1, 2), self.kernel_size, self.stride, self.padding)
         return pooled.unflatten(1, x.shape[1:3])
+
+    @property
+    def takes_windows(self) -> bool:
+        """Whether windows lie side by side."""
+        return self.stride == self.kernel_size and self.padding == 0 and 1 < self.kernel_size <= _MAX_SIDE
 
     def extra_repr(self) -> str:
         return f"kernel_size={self.kernel_size}, stride={self.stride}, padding={self.padding}"
@@ -69,13 +74,7 @@ class _WindowMax(torch.autograd.Function):
 
     @staticmethod
     def forward(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
-        # Of equal ones the first in the order of reading: the first row, and in it the first column.
-        best, column = _largest(_columns(x, k))
-        best, row = _largest(_rows(best, k))
-        which, *others = _rows(column, k)
-        for number, other in enumerate(others, 1):
-            which = torch.where(row == number, other, which)
-        return best, row * k + which
+        return largest_of_windows(x, k)
 
     @staticmethod
     def setup_context(ctx, inputs, output):
@@ -86,23 +85,38 @@ class _WindowMax(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor, _: Tensor):
-        (which,) = ctx.saved_tensors
-        k, (height, width) = ctx.k, ctx.size
-        rows, columns = (torch.arange(0, size - size % k, k, device=grad.device) for size in ctx.size)
-        first = rows[:, None] * width + columns
-        place = which + first + (which // k).long() * (width - k)
-        found = grad.new_zeros(*grad.shape[:-2], height * width)
-        return found.scatter(-1, place.flatten(-2), grad.flatten(-2)).unflatten(-1, ctx.size), None
+        return scattered_to_windows(grad, *ctx.saved_tensors, ctx.k, ctx.size), None
 
 
-def _rows(x: Tensor, k: int) -> list[Tensor]:
+def largest_of_windows(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The largest of every window and its number there, of equal ones the first in the order of reading."""
+    best, column = _largest(columns_of_windows(x, k))
+    best, row = _largest(rows_of_windows(best, k))
+    which, *others = rows_of_windows(column, k)
+    for number, other in enumerate(others, 1):
+        which = torch.where(row == number, other, which)
+    return best, row * k + which
+
+
+def scattered_to_windows(grad: Tensor, which: Tensor, k: int, size: torch.Size) -> Tensor:
+    """Values of windows at those places, zero elsewhere."""
+    height, width = size
+    rows, columns = (torch.arange(0, side - side % k, k, device=grad.device) for side in size)
+    first = rows[:, None] * width + columns
+    place = which + first + (which // k).long() * (width - k)
+    found = grad.new_zeros(*grad.shape[:-2], height * width)
+    return found.scatter(-1, place.flatten(-2), grad.flatten(-2)).unflatten(-1, size)
+
+
+def rows_of_windows(x: Tensor, k: int) -> list[Tensor]:
     """The first rows of all windows, the second ones, ..."""
     end = x.shape[-2] // k * k
     return [x[..., start:end:k, :] for start in range(k)]
 
 
-def _columns(x: Tensor, k: int) -> list[Tensor]:
-    return [rows.mT for rows in _rows(x.mT, k)]
+def columns_of_windows(x: Tensor, k: int) -> list[Tensor]:
+    """The first columns of all windows, the second ones, ..."""
+    return [rows.mT for rows in rows_of_windows(x.mT, k)]
 
 
 def _largest(values: list[Tensor]) -> tuple[Tensor, Tensor]:
