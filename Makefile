@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 WORKERS ?= 2
 
-.PHONY: demo example-points study test test-sanitize test-sanitize-gpu test-triton build lint format bench docs site test-gpu bench-gpu gpu-record clean
+.PHONY: demo example-points study test test-sanitize test-sanitize-gpu test-triton build lint format bench docs site test-wheel test-gpu bench-gpu gpu-record clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m pgconv.demo $(ARGS)
@@ -74,6 +74,13 @@ format: $(VENV)/.test
 NAME = group_conv2d
 bench: $(VENV)/.test
 	$(BIN)/python -m benchmarks $(NAME) $(ARGS)
+
+# One wheel, built once, in fresh environments of several Pythons.
+PYTHONS ?= python3.10 python3.13
+test-wheel: $(VENV)/.built
+	rm -rf build/dist
+	$(BIN)/python -m pip wheel --quiet --no-build-isolation --no-deps --wheel-dir build/dist .
+	$(BIN)/python tests/wheel_check.py build/dist/*.whl $(PYTHONS) --torch "$(TORCH)"
 
 # The documentation site in build/site, warnings as errors.
 site: $(VENV)/.site

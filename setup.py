@@ -1,4 +1,8 @@
-"""Builds the native libraries with CMake and ninja and puts them into ``pgconv/_lib``. Sources and flags: CMakeLists.txt."""
+"""Builds the native libraries with CMake and ninja and puts them into ``pgconv/_lib``. Sources and flags: CMakeLists.txt.
+
+Where there is no C++ compiler the package is built without them: everything runs, in plain PyTorch and Triton. ``PGCONV_NATIVE=0``
+asks for that, ``PGCONV_NATIVE=1`` for an error instead.
+"""
 
 from __future__ import annotations
 
@@ -54,6 +58,23 @@ class AnyPythonWheel(bdist_wheel):
         return ("py3", "none", super().get_tag()[2])
 
 
+def _builds_native() -> bool:
+    asked = os.environ.get("PGCONV_NATIVE", "")
+    if asked not in ("", "0", "1"):
+        raise SystemExit(f"pgconv: PGCONV_NATIVE must be 0 or 1, received {asked!r}")
+    compilers = [os.environ.get("CXX", "").split(" ")[0], "c++", "g++", "clang++", "cl"]
+    if asked:
+        return asked == "1"
+    if any(shutil.which(name) for name in compilers if name):
+        return True
+    print(
+        "pgconv: no C++ compiler was found, so the native library is left out: layers run in plain PyTorch. "
+        "Install one (or set CXX) and install pgconv again.",
+        file=sys.stderr,
+    )
+    return False
+
+
 def _tool(name: str) -> str:
     """The program beside this interpreter (installed by pip), else on the path."""
     beside = shutil.which(name, path=os.path.dirname(sys.executable))
@@ -63,7 +84,8 @@ def _tool(name: str) -> str:
     return found
 
 
+native = _builds_native()
 setup(
-    ext_modules=[Extension("pgconv._lib.native", sources=[])],
-    cmdclass={"build_ext": CMakeBuild, "bdist_wheel": AnyPythonWheel},
+    ext_modules=[Extension("pgconv._lib.native", sources=[])] if native else [],
+    cmdclass={"build_ext": CMakeBuild} | ({"bdist_wheel": AnyPythonWheel} if native else {}),
 )

@@ -433,7 +433,10 @@ def test_probabilities_by_layer_and_what_reads_learned_ranges():
     torch.testing.assert_close(penalties.gates, want, rtol=1e-4, atol=1e-5)
     assert gate_probabilities(CKResNet(1, 2, partial=True, **SMALL), x) == {}
     assert learned_ranges(network) == {} and monotone_loss(network) == 0
-    assert [group["name"] for group in parameter_groups(network, 1e-3, range_lr=1.0)] == ["rest"]
+    ranges = parameter_groups(network, 1e-3, range_lr=1.0)[1]
+    encoders = [p for name, p in network.named_parameters() if ".encoder." in name]
+    assert ranges["name"] == "ranges" and ranges["lr"] == 1.0
+    assert {id(p) for p in ranges["params"]} == {id(p) for p in encoders} and len(encoders) == 4 * len(found)
 
 
 def test_gates_learn_where_an_invariant_network_is_at_chance():

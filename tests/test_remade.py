@@ -267,7 +267,7 @@ def test_norm_and_pooling_by_parts_are_to_the_bit_the_modules(k, affine, momentu
         torch.testing.assert_close(others[-1], found[0][-1], rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["13-layer", "13-layer-partial"])
+@pytest.mark.parametrize("name", ["13-layer", "13-layer-partial", "residual", "residual-partial"])
 def test_the_lifted_map_is_not_kept(name, kept_as_usual):
     model = network(name)
     kept, own = [], model.lift.forward

@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 from pgconv._autocast import as_now
 from pgconv.functional._pieces import can_be_recomputed
 from pgconv.models._pooled_norm import pooled_norm, suits, values_again
-from pgconv.nn import GroupBatchNorm2d
+from pgconv.nn import GroupBatchNorm2d, LiftingConv2d
 from pgconv.sampling import Samples
 
 SMALL = 4 << 20
@@ -33,7 +34,7 @@ def remade_relu(
     samples: Samples | None,
     pool: nn.Module | None = None,
     factor: Tensor | None = None,
-    source: Source | None = None,
+    source: Callable[[], Source] | None = None,
 ) -> Iterator[Tensor]:
     """``relu(factor * pool(norm(x, samples)))``; what autograd would keep of it inside the ``with`` it makes again in the backward
     pass, and of ``x``, too, where there is a ``source``. A factor takes no gradient.
@@ -48,7 +49,7 @@ def remade_relu(
         y = y if pool is None else pool(y)
         yield torch.relu(y if factor is None else y * factor.to(y.dtype))
         return
-    kept = _Map(norm, x, samples, pool, factor, source, _around())
+    kept = _Map(norm, x, samples, pool, factor, None if source is None else source(), _around())
     y = kept.before_relu(x)
     if not y.requires_grad:
         yield torch.relu(y)
@@ -56,7 +57,7 @@ def remade_relu(
     with torch.autograd.graph.saved_tensors_hooks(kept.pack, _unpack):
         kept.made = torch.relu(y)
         kept.stride = kept.made.stride()
-        del y
+        del x, y
         yield kept.made
     kept.made = kept.around = None
 
@@ -79,6 +80,13 @@ class Source:
                 )
         with torch.no_grad(), self.autocast:
             return self.make()
+
+
+def lifted_again(lift: nn.Module, x: Tensor, samples: Samples) -> Callable[[], Source] | None:
+    """For the first map of a network, which takes next to nothing to make: an image has few channels."""
+    if not isinstance(lift, LiftingConv2d):
+        return None
+    return lambda: Source(partial(lift.at, x, samples), x, *samples, *lift.parameters())
 
 
 class _Map:

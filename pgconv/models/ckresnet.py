@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from pgconv._shapes import describe
 from pgconv.models._images import Penalties, Penalty, make_norm, own_samples, weighing
-from pgconv.models._remade import remade_relu
+from pgconv.models._remade import lifted_again, remade_relu
 from pgconv.nn import (
     GlobalGroupPool,
     GroupConv2d,
@@ -119,11 +119,11 @@ class CKResNet(nn.Module):
         penalty = Penalty(with_penalty)
         y, samples = self.lift(x, generator)
         penalty.add(self.lift, x, None, samples)
-        norm, weights = self.lift_norm, weighing(self.lift, samples)
+        norm, weights, source = self.lift_norm, weighing(self.lift, samples), lifted_again(self.lift, x, samples)
         for number, block in enumerate(self.blocks):
-            with remade_relu(norm, y, weights, self._pool(number)) as maps:
+            with remade_relu(norm, y, weights, self._pool(number), source=source) as maps:
                 y, samples = block(maps, samples, generator, penalty)
-            norm, weights = block.norm, weighing(block.conv2, samples)
+            norm, weights, source = block.norm, weighing(block.conv2, samples), None
         with remade_relu(norm, y, weights, self._pool(len(self.blocks))) as maps:
             if self.last_translations:
                 one = self.last.group.identity(dtype=samples.elements.dtype, device=y.device).reshape(1, 1, -1)

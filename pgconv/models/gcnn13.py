@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from functools import partial as bound
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from pgconv.models._images import Penalties, Penalty, make_norm, own_samples, weighing
-from pgconv.models._remade import Source, remade_relu
+from pgconv.models._remade import lifted_again, remade_relu
 from pgconv.nn import GlobalGroupPool, GroupConv2d, GroupMaxPool2d, LiftingConv2d
 
 CHANNELS = (1, 2, 2, 2, 2, 2, 2, 2)
@@ -98,8 +97,7 @@ class GCNN13(nn.Module):
         penalty = Penalty(with_penalty)
         y, samples = self.lift(x, generator)
         penalty.add(self.lift, x, None, samples)
-        lifted = Source(bound(self.lift.at, x, samples), x, *samples, *self.lift.parameters())
-        norm, weights, source = self.lift_norm, weighing(self.lift, samples), lifted
+        norm, weights, source = self.lift_norm, weighing(self.lift, samples), lifted_again(self.lift, x, samples)
         for number, (conv, behind) in enumerate(zip(self.convs, self.norms)):
             with remade_relu(norm, y, weights, self._pool(number), self._kept(number, y), source) as maps:
                 y, out = conv(maps, samples, generator=generator)

@@ -103,8 +103,8 @@ def monotone_loss(network: nn.Module) -> Tensor:
 def parameter_groups(
     network: nn.Module, lr: float, range_lr: float | None = None, omega_lr: float | None = None
 ) -> list[dict]:
-    """Parameter groups for an optimiser, always in the same order: the rest, the learned ranges of samplers (theta and gates), and
-    learnable frequencies ``omega0`` of kernel nets, each with a learning rate of its own.
+    """Parameter groups for an optimiser, always in the same order: the rest, what samplers learn (ranges, gates, encoders of
+    gates), and learnable frequencies ``omega0`` of kernel nets, each with a learning rate of its own.
 
     Args:
         network: any module
@@ -123,11 +123,11 @@ def parameter_groups(
     """
     kinds: dict[int, str] = {}
     for module in network.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            if isinstance(module, Sampler):
-                kinds[id(parameter)] = "ranges"
-            elif isinstance(module, KernelNet) and name == "omega0":
-                kinds[id(parameter)] = "frequencies"
+        if isinstance(module, Sampler):
+            kinds |= {id(parameter): "ranges" for parameter in module.parameters()}
+        elif isinstance(module, KernelNet):
+            own = module.named_parameters(recurse=False)
+            kinds |= {id(parameter): "frequencies" for name, parameter in own if name == "omega0"}
     rates = {
         "rest": lr,
         "ranges": lr if range_lr is None else range_lr,

@@ -80,7 +80,7 @@ def _resnet(task: str, group: str, samples: int, kind: str, published: float | N
         network_options=options,
         augerino=group if kind == "augerino" else None,
         augerino_samples=samples,
-        range_lr=1e-4 if not plane and kind != "augerino" and (not rotated or group == "E(2)") else None,
+        range_lr=1e-4 if not plane and kind in ("full", "partial") and (not rotated or group == "E(2)") else None,
         weight_penalty=0.0 if rotated else 1e-4,
         gate_penalty=GATES.get(kind, 0.0),
         monotone=1e-3 if rotated and group == "SE(2)" and kind == "partial" else 0.0,
@@ -181,7 +181,7 @@ def _rotated_digits(kind: str) -> Config:
         epochs=30,
         batch_size=32,
         lr=3e-3,
-        range_lr=1e-2,
+        range_lr=None if kind == "variational" else 1e-2,
         warmup_epochs=3,
         gate_penalty=GATES.get(kind, 0.0),
     )
