@@ -151,7 +151,7 @@ $(VENV)/.demo: $(VENV)/.built
 	touch $@
 
 $(VENV)/.test: $(VENV)/.demo
-	$(BIN)/python -m pip install --quiet "pytest>=8,<10" "pytest-xdist>=3.5,<4" "mpmath>=1.3,<2" "scipy>=1.11,<2" "h5py>=3.8,<4" "ruff==0.17.6"
+	$(BIN)/python -m pip install --quiet "pytest>=8,<10" "pytest-xdist>=3.5,<4" "mpmath>=1.3,<2" "scipy>=1.11,<2" "h5py>=3.8,<4" "ruff==0.17.6" "mypy>=1.15,<3"
 	# Export of frozen networks.
 	$(BIN)/python -m pip install --quiet "onnx>=1.18,<2" "onnxscript>=0.5,<1" "onnxruntime>=1.20,<2"
 	# Triton's interpreter and compilers need no GPU; there are wheels for Linux alone. Registers differ between versions: one is tested.

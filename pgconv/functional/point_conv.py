@@ -19,6 +19,7 @@ from pgconv.functional._kernel import (
 )
 from pgconv.functional._lists import Examples, Neighbors, Offsets, neighbor_lists, ragged_lists
 from pgconv.functional._unfused import Operands, contract
+from pgconv.groups import Group
 from pgconv.ops import dispatch
 
 
@@ -30,7 +31,7 @@ def point_conv(
     weight: Tensor,
     weight_bias: Tensor | None = None,
     *,
-    group: str,
+    group: str | Group,
     sample_weight: Tensor | None = None,
     out_gate: Tensor | None = None,
     mask: Tensor | None = None,
