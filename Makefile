@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TORCH ?= torch==2.13.0
 WORKERS ?= 2
 
-.PHONY: demo example-points study test test-sanitize test-sanitize-gpu test-triton build lint format bench docs site test-wheel test-gpu bench-gpu gpu-record clean
+.PHONY: demo example-points study test test-sanitize test-sanitize-gpu test-triton build lint format bench docs site test-wheel test-fuzz test-gpu bench-gpu gpu-record clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python -m pgconv.demo $(ARGS)
@@ -37,6 +37,15 @@ test-sanitize-gpu: $(VENV)/.test
 	rm -rf $(SANITIZED)/pgconv
 	$(call sanitized,pgconv_emulated,$(GPU_KERNEL_TESTS),--one-each -k "not schedule and not number_of_parts")
 
+# Random calls of the native CPU code on a library built with the sanitizers: each kind of call for SECONDS, from call SEED on.
+SECONDS ?= 12
+SEED ?= 0
+test-fuzz: export PGCONV_FUZZ_SECONDS = $(SECONDS)
+test-fuzz: export PGCONV_FUZZ_SEED = $(SEED)
+test-fuzz: $(VENV)/.test
+	rm -rf $(SANITIZED)/pgconv
+	$(call sanitized,pgconv_cpu,fuzz)
+
 # $(call sanitized,what is built,tests,options). Libraries that are not built are the usual ones. The tests run from the
 # package's folder: the package beside which Python starts is the one it imports. GCC's libraries in order: exceptions need theirs.
 define sanitized
@@ -44,6 +53,7 @@ define sanitized
 	cp -r pgconv/. $(SANITIZED)/pgconv
 	rm -f $(SANITIZED)/pgconv/_lib/_emulated*.so
 	if [ $(1) = all ]; then rm -f $(SANITIZED)/pgconv/_lib/*.so; fi
+	if [ $(1) = pgconv_cpu ]; then rm -f $(SANITIZED)/pgconv/_lib/libpgconv_cpu.so; fi
 	$(BIN)/cmake -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(BIN))/ninja -DPython_EXECUTABLE=$(abspath $(BIN))/python \
 	  -DPGCONV_SANITIZE=ON -DPGCONV_LIB_DIR=$(abspath $(SANITIZED))/pgconv/_lib -B $(SANITIZED)/cmake -S .
 	$(BIN)/cmake --build $(SANITIZED)/cmake --target $(1)

@@ -1,6 +1,12 @@
 #include "conv_host.h"
 
 namespace pgconv {
+namespace {
+
+// Of taps, padding and dilation, so that their products and sums with sizes of images do not overflow.
+constexpr int64_t kMost = int64_t(1) << 31;
+
+}  // namespace
 
 ConvCall ConvCall::make(const char* op, const Tensor& f, const Tensor& phi, const Tensor& weight, const Tensor& taps,
                         const std::vector<int64_t>& geometry) {
@@ -22,22 +28,33 @@ ConvCall ConvCall::make(const char* op, const Tensor& f, const Tensor& phi, cons
   int64_t size[2] = {0, 0}, image[2] = {call.H, call.W}, out[2];
   for (int64_t t = 0; t < call.T; ++t)
     for (int axis = 0; axis < 2; ++axis) {
-      if (call.taps[2 * t + axis] < 0) fail(op, ": taps: expected numbers >= 0");
+      if (call.taps[2 * t + axis] < 0 || call.taps[2 * t + axis] > kMost)
+        fail(op, ": taps: expected numbers >= 0, 2^31 at most");
       size[axis] = std::max(size[axis], call.taps[2 * t + axis]);
     }
   for (int axis = 0; axis < 2; ++axis) {
-    call.stride[axis] = geometry[axis];
     call.padding[axis] = geometry[2 + axis];
     call.dilation[axis] = geometry[4 + axis];
-    if (call.stride[axis] < 1 || call.padding[axis] < 0 || call.dilation[axis] < 1)
+    if (geometry[axis] < 1 || call.padding[axis] < 0 || call.dilation[axis] < 1)
       fail(op, ": geometry: expected stride >= 1, padding >= 0, dilation >= 1");
+    if (std::max({call.padding[axis], call.dilation[axis], image[axis]}) > kMost)
+      fail(op, ": geometry: expected padding, dilation and images of 2^31 at most");
     call.reach[axis] = size[axis] * call.dilation[axis];
     out[axis] = image[axis] + 2 * call.padding[axis] - call.reach[axis];
     if (out[axis] < 1) fail(op, ": the window does not fit the padded image");
+    // A step beyond the last pixel leads nowhere, but planes are laid out in whole steps.
+    call.stride[axis] = std::min(geometry[axis], out[axis]);
     out[axis] = (out[axis] - 1) / call.stride[axis] + 1;
   }
   call.Ho = out[0];
   call.Wo = out[1];
+  int64_t padded[2] = {call.H + 2 * call.padding[0], call.W + 2 * call.padding[1]};
+  check_product(op, {call.B, call.C, call.Nv, padded[0], padded[1]});
+  check_product(op, {call.B, call.O, call.Nu, padded[0], padded[1]});
+  check_product(op, {call.C, call.Nv, call.O, call.Nu, call.T});
+  check_product(op, {call.C, call.Nv, call.Nu, call.Hd});
+  check_product(op, {call.S, call.Nu, call.Nv, call.T, call.Hd});
+  check_product(op, {call.O, call.C, call.Hd});
   return call;
 }
 
@@ -89,7 +106,7 @@ ConvSetup<T>::ConvSetup(const ConvCall& call, Role role, const KernelTable& tabl
   problem.weight_c = straight ? call.Hd : call.C * call.Hd;
 
   // A thread costs some microseconds to wake, which is what half a million multiply-adds take.
-  double work = double(call.B * call.O * call.Nu * call.C * call.Nv) * double(call.T * call.Ho * call.Wo);
+  double work = double(call.B * call.O * call.Nu) * double(call.C * call.Nv) * double(call.T * call.Ho * call.Wo);
   threads = std::max<int64_t>(1, std::min(thread_count(), int64_t(work / double(1 << 19))));
 }
 

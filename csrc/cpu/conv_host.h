@@ -20,6 +20,8 @@ struct ConvCall {
 
   static ConvCall make(const char* op, const Tensor& f, const Tensor& phi, const Tensor& weight, const Tensor& taps,
                        const std::vector<int64_t>& geometry);
+  // Whether outputs are sums of nothing, or of padding alone, which the kernels do not know.
+  bool empty_sums() const { return C == 0 || Nv == 0 || H == 0 || W == 0 || T == 0 || Hd == 0; }
   bool bfloat16() const { return f.scalar_type() == ScalarType::BFloat16; }
 };
 

@@ -1,12 +1,19 @@
 // Elements of a call with kernel-net features as fields prepared for the kernels.
 #pragma once
 
+#include "host.h"
 #include "kernel_net.h"
 
 namespace pgconv {
 
 inline int64_t fields(const KernelTable& table, const FeaturesCall& call) {
   return table.groups[call.group].fields + call.orbit;
+}
+
+// That the numbers of all fields can be counted.
+inline void check_fields(const char* op, const KernelTable& table, const FeaturesCall& call) {
+  check_product(op, {call.S, call.Nu, fields(table, call)});
+  check_product(op, {call.S, call.Nv, fields(table, call)});
 }
 
 // Fields of all elements, and the description of the pairs that points to them.

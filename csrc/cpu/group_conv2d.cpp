@@ -39,7 +39,7 @@ Tensor group_conv2d(const Tensor& f, const Tensor& phi, const Tensor& weight, co
   if (out.numel() == 0) return out;
   return with_type(call, [&](auto zero) {
     using T = decltype(zero);
-    if (call.C == 0 || call.Nv == 0) {
+    if (call.empty_sums()) {
       torch::stable::zero_(out);
       return out;
     }
@@ -78,7 +78,7 @@ std::tuple<Tensor, Tensor, Tensor> group_conv2d_backward(const Tensor& grad, con
   Tensor gf = new_output(f, need_f ? sizes(f) : std::vector<int64_t>{0}, stored ? f.scalar_type() : type);
   Tensor gphi = new_output(phi, needs.phi ? sizes(phi) : std::vector<int64_t>{0}, type);
   Tensor gweight = new_output(weight, needs.weight ? sizes(weight) : std::vector<int64_t>{0}, type);
-  if (grad.numel() == 0 || call.C == 0 || call.Nv == 0) {
+  if (grad.numel() == 0 || call.empty_sums()) {
     for (Tensor* t : {&gf, &gphi, &gweight}) torch::stable::zero_(*t);
     return {gf, gphi, gweight};
   }

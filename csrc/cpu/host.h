@@ -4,6 +4,7 @@
 #include <torch/csrc/stable/ops.h>
 
 #include <algorithm>
+#include <initializer_list>
 
 #include "../common/check.h"
 #include "memory.h"
@@ -20,6 +21,10 @@ T* mutable_data_of(Tensor& t) {
 }
 
 Tensor new_output(const Tensor& like, const std::vector<int64_t>& sizes, ScalarType dtype);
+
+// Fails if a product of sizes, those that are 0 left out, is more than any memory holds. A tensor without numbers may have
+// sides of any size, whose products with others would overflow.
+void check_product(const char* op, std::initializer_list<int64_t> sizes);
 
 int64_t thread_count();
 

@@ -7,6 +7,9 @@
 #if defined(__linux__)
 #include <sys/mman.h>
 #endif
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#endif
 
 namespace pgconv {
 namespace {
@@ -30,7 +33,22 @@ Pool& pool() {
   return *p;
 }
 
-void release(void* data) { ::operator delete(data, std::align_val_t(64)); }
+// The address sanitizer knows blocks; that a workspace is the first part of one, and that blocks in the pool are nobody's, it
+// is told here.
+void mark(const Block& block, size_t own) {
+#if defined(__SANITIZE_ADDRESS__)
+  ASAN_UNPOISON_MEMORY_REGION(block.data, own);
+  ASAN_POISON_MEMORY_REGION(static_cast<char*>(block.data) + own, block.bytes - own);
+#else
+  (void)block;
+  (void)own;
+#endif
+}
+
+void release(const Block& block) {
+  mark(block, block.bytes);
+  ::operator delete(block.data, std::align_val_t(64));
+}
 
 }  // namespace
 
@@ -48,7 +66,7 @@ void advise_large_pages(void* p, size_t bytes) {
 }
 
 Workspace::Workspace(size_t bytes) : data_(nullptr), bytes_(bytes < 64 ? 64 : bytes) {
-  void* given_way = nullptr;
+  Block given_way{nullptr, 0};
   {
     Pool& p = pool();
     std::lock_guard<std::mutex> lock(p.mutex);
@@ -63,6 +81,7 @@ Workspace::Workspace(size_t bytes) : data_(nullptr), bytes_(bytes < 64 ? 64 : by
       bytes_ = p.free[best].bytes;
       p.held -= bytes_;
       p.free.erase(p.free.begin() + best);
+      mark({data_, bytes_}, bytes);
       return;
     }
     // The new block will also serve what the next smaller one served: that one gives way, or forward and backward passes
@@ -73,18 +92,20 @@ Workspace::Workspace(size_t bytes) : data_(nullptr), bytes_(bytes < 64 ? 64 : by
           (smaller == p.free.size() || p.free[k].bytes > p.free[smaller].bytes))
         smaller = k;
     if (smaller < p.free.size()) {
-      given_way = p.free[smaller].data;
+      given_way = p.free[smaller];
       p.held -= p.free[smaller].bytes;
       p.free.erase(p.free.begin() + smaller);
     }
   }
-  if (given_way) release(given_way);
+  if (given_way.data) release(given_way);
   data_ = ::operator new(bytes_, std::align_val_t(64));
   advise_large_pages(data_, bytes_);
+  mark({data_, bytes_}, bytes);
 }
 
 Workspace::~Workspace() {
   std::vector<Block> surplus;
+  mark({data_, bytes_}, 0);
   {
     Pool& p = pool();
     std::lock_guard<std::mutex> lock(p.mutex);
@@ -96,7 +117,7 @@ Workspace::~Workspace() {
       p.free.erase(p.free.begin());
     }
   }
-  for (const Block& block : surplus) release(block.data);
+  for (const Block& block : surplus) release(block);
 }
 
 }  // namespace pgconv

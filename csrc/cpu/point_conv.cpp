@@ -62,7 +62,7 @@ void check_neighborhoods(PointCall& call) {
     check_tensor(op, "first", *call.first, {rows}, ScalarType::Long);
     auto first = data_of<int64_t>(*call.first);
     for (int64_t i = 0; i < rows; ++i)
-      inside &= first[i] >= 0 && first[i] + (rowptr[i + 1] - rowptr[i]) <= call.Nv;
+      inside &= first[i] >= 0 && rowptr[i + 1] - rowptr[i] <= call.Nv - first[i];  // the sum might overflow
   }
   if (!inside) fail(op, ": index: expected numbers of inputs, 0 to ", call.Nv - 1);
   if (rows != call.Nu) call.sets = call.B;
@@ -93,6 +93,10 @@ PointCall make_call(const char* op, const Tensor& f, const Tensor& v, const Tens
   for (int64_t S : {v.size(0), u.size(0)})
     if (S != 1 && S != call.B) fail(op, ": v, u: expected 1 or ", call.B, " sets of elements, got ", S);
   call.sets = features.S == 1 ? 1 : call.B;
+  check_fields(op, table, features);
+  if (!rowptr) check_product(op, {call.B, call.Nu, call.Nv});
+  check_product(op, {call.B, call.Nv, call.C});
+  check_product(op, {call.B, call.Nu, call.O});
   check_neighborhoods(call);
   return call;
 }
@@ -347,7 +351,10 @@ Tensor point_conv(const Tensor& f, const Tensor& v, const Tensor& u, const Tenso
   auto call = make_call(op, f, v, u, params, weight, bias, rowptr, index, first, depthwise, group, chart, part, form, net);
   return dispatch_float(op, v, [&](auto zero) {
     Tensor out = new_output(f, {call.B, call.Nu, call.O}, f.scalar_type());
-    if (out.numel() > 0) forward<decltype(zero)>(call, out);
+    if (call.C == 0)
+      torch::stable::zero_(out);
+    else if (out.numel() > 0)
+      forward<decltype(zero)>(call, out);
     return out;
   });
 }

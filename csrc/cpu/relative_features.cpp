@@ -12,6 +12,8 @@ Tensor relative_features(const Tensor& v, const Tensor& u, const Tensor& params,
   const char* op = "relative_features";
   const KernelTable& table = kernels();
   auto call = parse_features(op, table.groups, v, u, params, group, chart, part, form, net);
+  check_fields(op, table, call);
+  check_product(op, {call.S, call.Nu, call.Nv, call.shape.hidden});
   return dispatch_float(op, v, [&](auto zero) {
     using T = decltype(zero);
     const auto& k = kernels_of<T>(table);
@@ -34,6 +36,8 @@ std::tuple<Tensor, Tensor, Tensor> relative_features_backward(const Tensor& grad
   const char* op = "relative_features_backward";
   const KernelTable& table = kernels();
   auto call = parse_features(op, table.groups, v, u, params, group, chart, part, form, net);
+  check_fields(op, table, call);
+  check_product(op, {call.S, call.Nu, call.Nv, call.shape.hidden});
   check_tensor(op, "grad", grad, {call.S, call.Nu, call.Nv, call.shape.hidden}, v.scalar_type());
   return dispatch_float(op, v, [&](auto zero) {
     using T = decltype(zero);

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pgconv.nn import GroupBatchNorm2d, GroupMaxPool2d
 from pgconv.nn.pooling import columns_of_windows, largest_of_windows, rows_of_windows, scattered_to_windows
 
-PART = 8 << 20
+PART = 2 << 20
 """Bytes of the channels that are taken at a time."""
 
 
