@@ -12,8 +12,27 @@ BENCHMARKS = {
     "point_conv": "the convolution on points against other people's ways in PyTorch",
     "features": "kernel-net features, the native library against plain PyTorch",
     "training": "a training step of the published networks, fused against the materialised convolution",
+    "overhead": "import, first call, and what operators and layers cost beside their arithmetic",
+    "compare": "the working tree against a revision, or one stored result against another",
+    "plot": "roofline, and speed against size, from stored results",
     "record": "what was seen on a GPU, tests and times, as one file beside the results",
 }
+
+
+LISTED = ("group_conv2d", "point_conv", "features", "training", "overhead")
+"""Those that have cases of their own; ``compare`` has those of the first two."""
+
+
+class _List(argparse.Action):
+    """Every benchmark with its cases."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *others: object) -> None:
+        for name, what in BENCHMARKS.items():
+            print(f"{name}: {what}")
+            if name in LISTED:
+                import_module(f"benchmarks.{name}").main(["--list"])
+            print()
+        parser.exit()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,9 +41,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks",
         description=__doc__,
-        epilog=f"benchmarks:\n{lines}",
+        epilog=f"benchmarks:\n{lines}\n\nwith pytest-benchmark: pytest --benchmark-only benchmarks/bench_pytest.py",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--list", action=_List, nargs=0, help="every benchmark with its cases")
     parser.add_argument("name", choices=BENCHMARKS, metavar="NAME", help="which benchmark")
     parser.add_argument("options", nargs=argparse.REMAINDER, help="its options")
     chosen = parser.parse_args(argv)

@@ -87,11 +87,12 @@ def measure(
                     rows.append(table.row(**common, implementation=x.name, plan=x.plan, note=note))
         del gate
         peaks = {x.key: memory.peak_extra(suite.name, case, x, threads) for x in sound} if settings.memory else {}
+        bandwidth = machine.bandwidth(case.device)
         for direction in settings.directions:
             timed, broken = _time(case, direction, sound, settings.rounds, deadline, tick)
             failures += [f"{case.name}: {label}: {error}" for label, error in broken.items()]
             new = [
-                _row(suite, common, case, direction, x, timed, peaks.get(x.key, {}), verdicts[x.key])
+                _row(suite, common, case, direction, x, timed, peaks.get(x.key, {}), verdicts[x.key], bandwidth)
                 for x in sound
                 if x.label not in broken
             ]
@@ -112,7 +113,7 @@ def _time(
     prepared, broken = {}, {}
     given = case.operands(), case.cotangent()
     for x in chosen:
-        operands, cotangent = x.arrange(*given)
+        operands, cotangent = x.take(case, *given)
         calls = timing.steps(x.bind(case.static), operands, case.asked, cotangent)
         try:
             prepared[x.key] = (
@@ -148,6 +149,7 @@ def _row(
     times: timing.Times[tuple[str, str]],
     peaks: dict[str, float],
     verdict: Verdict,
+    bandwidth: float,
 ) -> Row:
     low, middle, high = times.quantiles(implementation.key)
     flops = implementations.work(implementation, case.needs, direction)
@@ -167,6 +169,9 @@ def _row(
         peak_min_gflop_per_s=1e-9 * min(times.peaks),
         extra_mb=1e-6 * peaks[direction] if direction in peaks else None,
         error=verdict.value if direction == "forward" else verdict.gradient,
+        note=implementation.note or None,
+        moved_mb=1e-6 * case.moved(direction),
+        bandwidth_gb_per_s=1e-9 * bandwidth,
         **{f"checked_{suite.unit}": verdict.checked},
     )
 
@@ -239,7 +244,13 @@ def _overhead(suite: Suite, case: Case, settings: Settings) -> float:
 def _parser(suite: Suite) -> argparse.ArgumentParser:
     parser = options.parser(suite.name, suite.description)
     parser.add_argument("--plans", default="best", help='"best", "all", or plans such as cpp:aggregate')
-    parser.add_argument("--baselines", default="all", help='"all", "none", or names separated by commas')
+    parser.add_argument(
+        "--baselines",
+        default="all",
+        help='"all", "none", or names separated by commas: '
+        f"{', '.join(way.name for way in suite.baselines)}"
+        + "".join(f"; {way.name}, where {way.module} is installed" for way in suite.optional),
+    )
     parser.add_argument(
         "--compile",
         default="",
@@ -288,7 +299,7 @@ def _run_and_show(suite: Suite, cases: Sequence[Case], chosen: argparse.Namespac
         return run(suite, cases, chosen.threads, settings, time_limit=chosen.time_limit, emit=emit)
 
 
-def _select(suite: Suite, chosen: argparse.Namespace) -> list[Case]:
+def select(suite: Suite, chosen: argparse.Namespace) -> list[Case]:
     """The cases whose name passes the filter; unusual ones only if asked for, or if no other passes."""
     changes = {"dtype": chosen.dtype} if chosen.dtype else {}
     cases: dict[str, Case] = {}
@@ -306,7 +317,7 @@ def main(suite: Suite, argv: Sequence[str] | None = None) -> int:
     chosen = parser.parse_args(argv)
     if chosen.device == "cuda" and not torch.cuda.is_available():
         parser.error("--device cuda: torch sees no GPU")
-    cases = _select(suite, chosen)
+    cases = select(suite, chosen)
     if not cases:
         parser.error(f"--filter {chosen.filter!r} matches no case; --list prints their names")
     if chosen.list:

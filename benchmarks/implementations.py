@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from benchmarks import options
-from benchmarks.suite import Baseline, Case, Function, Inputs, Suite, as_they_are
+from benchmarks.suite import Baseline, Case, Function, Inputs, Suite, as_they_are, version_of
 from pgconv.ops import dispatch
 from pgconv.ops.plan import DIRECTIONS, costs
 from pgconv.spec import Plan
@@ -30,6 +30,8 @@ class Implementation:
         refuses: reason why it does not run a case, or None
         compiled: whether its first call compiles
         arrange: operands and cotangent in the layout it is used with
+        note: what a reader of its times must know
+        own: its operands where it computes something else than the case's sum
     """
 
     name: str
@@ -40,6 +42,8 @@ class Implementation:
     refuses: Callable[[Any], str | None]
     compiled: bool = False
     arrange: Callable[[Sequence[torch.Tensor], torch.Tensor], Inputs] = as_they_are
+    note: str = ""
+    own: Callable[[Any], list[torch.Tensor]] | None = None
 
     @property
     def key(self) -> tuple[str, str]:
@@ -51,7 +55,11 @@ class Implementation:
 
     def inputs(self, case: Case) -> Inputs:
         """Operands and cotangent of a case, in its layout."""
-        return self.arrange(case.operands(), case.cotangent())
+        return self.take(case, case.operands() if self.own is None else [], case.cotangent())
+
+    def take(self, case: Case, operands: Sequence[torch.Tensor], cotangent: torch.Tensor) -> Inputs:
+        """The same from operands and cotangent that are there already."""
+        return self.arrange(operands if self.own is None else self.own(case), cotangent)
 
     def bind(self, static: Any) -> Function:
         """The function of the operands alone."""
@@ -90,7 +98,12 @@ def baseline(way: Baseline, case: Case) -> Implementation | Skipped:
         return Skipped(way.name, "", reason)
     flops = way.flops(case)
     backward = way.backward * flops
-    return Implementation(way.name, "", way.make(), flops, backward, way.why_not, way.compiled, way.arrange)
+    version = f"{way.module} {version_of(way.module)}" if way.module else ""
+    note = f"{version}: {way.differs}" if way.differs else version
+    # What differs has no more than a case's shapes to be made of.
+    function = way.make(case) if way.own else way.make()
+    made = Implementation(way.name, "", function, flops, backward, way.why_not, way.compiled, way.arrange)
+    return replace(made, note=note, own=way.own)
 
 
 def ours(suite: Suite, plan: str, case: Case) -> Implementation | Skipped:
@@ -122,7 +135,7 @@ def select(suite: Suite, case: Case, plans: str, baselines: str, compiling: str 
         suite: the benchmark
         case: one of its cases
         plans: ``"best"`` for the planner's choice, ``"all"`` for every native plan that can run, or plans by name
-        baselines: ``"all"``, ``"none"`` or names
+        baselines: ``"all"``, ``"none"`` or names, see ``named``
         compiling: text in the names of the cases on which those that compile run
     """
     chosen = [
@@ -135,9 +148,11 @@ def select(suite: Suite, case: Case, plans: str, baselines: str, compiling: str 
 
 
 def named(suite: Suite, baselines: str) -> list[Baseline]:
-    """The suite's baselines by ``"all"``, ``"none"`` or names separated by commas."""
-    known = {way.name: way for way in suite.baselines}
-    names = list(known) if baselines == "all" else [] if baselines == "none" else baselines.split(",")
+    """The suite's baselines by ``"none"`` or names separated by commas, of which ``"all"`` means those that need nothing else."""
+    known = {way.name: way for way in suite.ways}
+    usual = [way.name for way in suite.baselines]
+    words = [] if baselines == "none" else baselines.split(",")
+    names = [name for word in words for name in (usual if word == "all" else [word])]
     unknown = [name for name in names if name not in known]
     if unknown:
         raise UnknownName(f"baselines must be 'all', 'none' or among {', '.join(known)}, received {', '.join(unknown)}")
@@ -157,4 +172,4 @@ def rebuild(suite: Suite, name: str, plan: str, case: Case) -> Implementation | 
     """The implementation with this name and plan, in another process."""
     if name == OURS:
         return ours(suite, plan, case)
-    return baseline({way.name: way for way in suite.baselines}[name], case)
+    return baseline({way.name: way for way in suite.ways}[name], case)

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
+from functools import cache
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from pgconv.backends.cpp import library
 PROBE_MILLISECONDS = 50
 PROBE_SIZE = {"cpu": 1024, "cuda": 8192}
 """Rows and columns of the matrices whose product is timed."""
+COPIED_BYTES = 1 << 28
 
 
 @contextmanager
@@ -88,6 +90,27 @@ def _matmul_rate(dtype: torch.dtype, device: str) -> float:
         timing.finish()
         count += 1
     return 2.0 * size**3 * count / elapsed
+
+
+def bandwidth(device: str = "cpu") -> float:
+    """Bytes a second of a copy far larger than the caches, read and written ones counted, on the current threads; measured
+    once in a process."""
+    return _copied(device, torch.get_num_threads())
+
+
+@cache
+def _copied(device: str, threads: int) -> float:
+    source = torch.ones(COPIED_BYTES // 4, device=device)
+    target = torch.empty_like(source)
+    target.copy_(source)
+    best = float("inf")
+    for _ in range(3):
+        timing.finish()
+        begin = time.perf_counter()
+        target.copy_(source)
+        timing.finish()
+        best = min(best, time.perf_counter() - begin)
+    return 2.0 * COPIED_BYTES / best
 
 
 def describe(device: str = "cpu") -> dict[str, str]:

@@ -39,24 +39,30 @@ class Report:
     Attributes:
         baselines: their names; the first one is the plot's
         unit: what the gate's size counts
+        optional: names of ways that need another package
+        others: those of them whose result is another one
     """
 
     baselines: tuple[str, ...]
     unit: str
+    optional: tuple[str, ...] = ()
+    others: frozenset[str] = frozenset()
 
     @staticmethod
     def of(suite: Suite) -> Report:
         """The tables of a suite."""
-        return Report(tuple(way.name for way in suite.baselines), suite.unit)
+        names, optional = (tuple(way.name for way in ways) for ways in (suite.baselines, suite.optional))
+        return Report(names, suite.unit, optional, frozenset(way.name for way in suite.optional if way.differs))
 
     @property
     def ratios(self) -> tuple[str, ...]:
         """A baseline's median over the row's: above 1 the row is faster."""
-        return tuple(f"over_{name}" for name in self.baselines)
+        return tuple(f"over_{name}" for name in self.baselines + self.optional)
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Of the CSV. ``over_best`` compares with the fastest baseline; ``extra_mb`` is the peak memory beyond the operands;
+        """Of the CSV. ``over_best`` compares with the fastest baseline of the same result; ``extra_mb`` is the peak memory beyond
+        the operands; ``moved_mb`` what any way must read and write, each number once; ``bandwidth_gb_per_s`` that of a copy;
         ``error`` that of the result (direction forward) or the largest of the gradients (with backward) over the largest exact
         value, on a problem of the size ``checked_...``."""
         return (*_TEXT[:-1], *self._numbers, *_MACHINE, "note")
@@ -77,6 +83,8 @@ class Report:
             "peak_median_gflop_per_s",
             "peak_min_gflop_per_s",
             "extra_mb",
+            "moved_mb",
+            "bandwidth_gb_per_s",
             f"checked_{self.unit}",
             "error",
         )
@@ -94,11 +102,12 @@ class Report:
         for r in rows:
             if not r["median_ms"]:
                 continue
-            for name in self.baselines:
+            for name in self.baselines + self.optional:
                 if name in medians:
                     r[f"over_{name}"] = medians[name] / r["median_ms"]
-            if medians:
-                r["over_best"] = min(medians.values()) / r["median_ms"]
+            same = [median for name, median in medians.items() if name not in self.others]
+            if same:
+                r["over_best"] = min(same) / r["median_ms"]
 
     def text(self, rows: Sequence[Row]) -> str:
         """One block for each case, then why something is missing. Columns without any value are left out."""

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from importlib import import_module
+from importlib import import_module, metadata
+from importlib.util import find_spec
 from typing import Any, ClassVar
 
 import torch
@@ -85,6 +87,17 @@ class Case(ABC):
     def tiny(self) -> Case:
         """The smallest call that loads the same code."""
 
+    @property
+    @abstractmethod
+    def sizes(self) -> tuple[int, int]:
+        """Bytes of the operands, and of the result."""
+
+    def moved(self, direction: str) -> float:
+        """Bytes that any way must read and write at least, each number once: backward all operands again, the gradient of the
+        result, and a gradient for each operand."""
+        operands, result = self.sizes
+        return float(operands + result if direction == "forward" else 3 * operands + 2 * result)
+
     def on(self, device: str) -> Case:
         """What is measured of it on a device."""
         return replace(self, device=device)
@@ -120,12 +133,15 @@ class Baseline:
 
     Attributes:
         name: short, names a column
-        make: the function, made once for a case; a compiled one takes torch.compile's backend
+        make: the function, made once for a case; a compiled one takes torch.compile's backend, one that ``differs`` the case
         flops: of one forward pass, by its own arithmetic
         refuses: reason why it does not run a case, or None
         compiled: whether its first call compiles
         backward: its backward pass in forward passes: two products for each, and one more if it computes them again
         arrange: operands and cotangent in the layout in which a network made for this way has them; not timed
+        module: a package it needs that we do not: it runs only when named, and where that is installed
+        differs: in what its result is another one than the case's; then the gate asks for the shape and finite numbers alone
+        own: its operands in the places of the case's, for a way that ``differs``
     """
 
     name: str
@@ -135,13 +151,35 @@ class Baseline:
     compiled: bool = False
     backward: float = 2.0
     arrange: Callable[[Sequence[torch.Tensor], torch.Tensor], Inputs] = as_they_are
+    module: str = ""
+    differs: str = ""
+    own: Callable[[Any], list[torch.Tensor]] | None = None
+
+    def __post_init__(self) -> None:
+        if bool(self.differs) != (self.own is not None):
+            raise ValueError(f"{self.name}: a way that differs has operands of its own, and no other has")
 
     def why_not(self, case: Case) -> str | None:
         """Reason why it does not run the case here, or None."""
+        if self.module and not installed(self.module):
+            return f"{self.module} is not installed"
         reason = self.refuses(case)
         if reason is None and self.compiled and not any(map(shutil.which, _COMPILERS)):
             return "torch.compile needs a C++ compiler"
         return reason
+
+
+def installed(module: str) -> bool:
+    """Whether a package can be imported; one that is loaded already counts."""
+    return module in sys.modules or find_spec(module) is not None
+
+
+def version_of(module: str) -> str:
+    """Of an installed package, as its files say."""
+    try:
+        return metadata.version(module)
+    except metadata.PackageNotFoundError:
+        return str(getattr(sys.modules.get(module), "__version__", "of unknown version"))
 
 
 _COMPILERS = (os.environ.get("CXX", "g++"), "clang++", "c++")
@@ -161,6 +199,8 @@ class Suite:
         reference: plan of the definition, which the gate runs in float64
         unit: what ``Case.checked`` counts
         arrange: operands and cotangent in the layout in which a network made for a plan of pgconv's has them; not timed
+        optional: ways of other packages, which run when named
+        tests: of the operator against its reference, as pytest takes them
     """
 
     name: str
@@ -172,6 +212,13 @@ class Suite:
     reference: str
     unit: str
     arrange: Callable[[Plan], Callable[[Sequence[torch.Tensor], torch.Tensor], Inputs]] = lambda plan: as_they_are
+    optional: tuple[Baseline, ...] = ()
+    tests: tuple[str, ...] = ()
+
+    @property
+    def ways(self) -> tuple[Baseline, ...]:
+        """Of all others."""
+        return self.baselines + self.optional
 
 
 def get(name: str) -> Suite:

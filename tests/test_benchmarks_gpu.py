@@ -107,7 +107,7 @@ def test_records_say_whether_the_sources_have_moved_on():
 def test_a_gpu_is_given_the_published_batches():
     def names(*arguments):
         chosen = engine._parser(group_conv2d.SUITE).parse_args(["--device", "cuda", *arguments])
-        return [case.name for case in engine._select(group_conv2d.SUITE, chosen)]
+        return [case.name for case in engine.select(group_conv2d.SUITE, chosen)]
 
     usual = names("--dtype", "bfloat16")
     assert "gcnn13-block1-B128-C128-O128-N8-k3-H8-32x32-bfloat16-cuda" in usual

@@ -12,6 +12,9 @@ that layout: signal and gradient come in it, the kernel is built in it inside th
 last (pgconv.group_last) for pgconv's own kernels. float32 is what PyTorch makes of it by default: convolutions may cut operands to
 TF32, matrix products may not; the column gpu says so, and the gate's bound is TF32's.
 
+--baselines all,escnn adds another library's layer of equal shapes where it is installed (see benchmarks/group_conv2d/escnn.py). Its
+result is another one, which its rows say; over_best leaves it out.
+
 THP_MEM_ALLOC_ENABLE=1 in the environment backs large tensors with huge pages, for all implementations alike.
 """
 
@@ -26,6 +29,7 @@ import pgconv
 from benchmarks import engine
 from benchmarks.group_conv2d.baselines import BASELINES
 from benchmarks.group_conv2d.cases import CASES, Case, Walk, with_bias
+from benchmarks.group_conv2d.escnn import OPTIONAL
 from benchmarks.suite import Inputs, Suite, as_they_are
 from pgconv.functional import _head_bias as head_bias
 from pgconv.spec import Plan
@@ -49,6 +53,10 @@ def arrange(plan: Plan) -> Callable[[Sequence[torch.Tensor], torch.Tensor], Inpu
     return samples_last if ours else as_they_are
 
 
-SUITE = Suite("group_conv2d", __doc__, Case, CASES, BASELINES, call, "reference:direct", "batch", arrange)
+TESTS = ("tests/test_native_conv.py::test_every_order_agrees_with_the_reference",)
+
+SUITE = Suite(
+    "group_conv2d", __doc__, Case, CASES, BASELINES, call, "reference:direct", "batch", arrange, OPTIONAL, TESTS
+)
 
 main = partial(engine.main, SUITE)

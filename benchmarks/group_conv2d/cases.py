@@ -142,6 +142,12 @@ class Case(suite.Case):
             (self.outputs, self.inputs, self.hidden + self.bias),
         )
 
+    @property
+    def sizes(self) -> tuple[int, int]:
+        result = self.batch, self.outputs, self.nu, *self.geometry.out_size(self.height, self.width)
+        size = self.torch_dtype.itemsize
+        return size * sum(map(math.prod, self.shapes)), size * math.prod(result)
+
     def facts(self) -> Facts:
         # Never written, so nothing of it takes memory.
         operands = [torch.empty(shape, dtype=self.torch_dtype, device=self.device) for shape in self.shapes]

@@ -7,6 +7,8 @@ activations), as many as the row's own way makes: backward all that are made aga
 Times include the allocation of results. MB is the peak memory beyond the operands, results included, in a process of its own; on a
 GPU by its allocator's count.
 
+--baselines all,nnconv,pointnet adds layers of PyTorch Geometric where it is installed (message_passing.py).
+
 THP_MEM_ALLOC_ENABLE=1 in the environment backs large tensors with huge pages, for all implementations alike.
 """
 
@@ -20,6 +22,7 @@ import pgconv
 from benchmarks import engine
 from benchmarks.point_conv.baselines import BASELINES
 from benchmarks.point_conv.cases import CASES, Call, Case
+from benchmarks.point_conv.message_passing import OPTIONAL
 from benchmarks.suite import Suite
 
 
@@ -37,6 +40,19 @@ def call(
     return pgconv.ops.point_conv(f, v, u, params, weight, None, *lists, str(static.spec), static.depthwise, plan)
 
 
-SUITE = Suite("point_conv", __doc__, Case, CASES, BASELINES, call, "reference:aggregate", "outputs")
+TESTS = ("tests/test_native_points.py::test_agrees_with_the_reference",)
+
+SUITE = Suite(
+    "point_conv",
+    __doc__,
+    Case,
+    CASES,
+    BASELINES,
+    call,
+    "reference:aggregate",
+    "outputs",
+    optional=OPTIONAL,
+    tests=TESTS,
+)
 
 main = partial(engine.main, SUITE)

@@ -133,6 +133,12 @@ class Case(suite.Case):
         """Matrix products of a forward pass that sums over the pairs before the head: what the planner counts."""
         return costs(self.facts())["aggregate"].flops
 
+    @property
+    def sizes(self) -> tuple[int, int]:
+        operands = sum(math.prod(shape) * dtype.itemsize for shape, dtype in zip(self._shapes, self._dtypes))
+        channels = self.inputs if self.depthwise else self.outputs
+        return operands, self.batch * self.nu * channels * self.torch_dtype.itemsize
+
     def facts(self) -> Facts:
         # Never written, so nothing of it takes memory.
         empty = [
