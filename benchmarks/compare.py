@@ -21,7 +21,7 @@ from pathlib import Path
 
 from benchmarks import engine, options, report, suite, timing
 from benchmarks.comparison import pairs, trees, verdicts
-from benchmarks.comparison.verdicts import Row
+from benchmarks.report import Row
 from benchmarks.suite import Case, Suite
 
 SUITES = ("group_conv2d", "point_conv")

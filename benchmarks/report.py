@@ -13,6 +13,9 @@ from benchmarks.suite import Suite
 
 Row = dict[str, str | float | int | None]
 
+CALL = ("case", "direction", "implementation", "plan", "threads")
+"""Columns that say what was timed."""
+
 _TEXT = ("case", "source", "published", "dtype", "needs", "direction", "implementation", "plan", "note")
 _MACHINE = ("peak_probe", "allocator", "pgconv", "torch", "isa", "cpu", "gpu", "date")
 _SHOWN = {

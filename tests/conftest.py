@@ -41,6 +41,14 @@ def no_tf32():
         yield
 
 
+@pytest.fixture
+def fresh_compiler():
+    """Compiled code and its guards must not leak from one test to the next."""
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
 def places():
     """Where Triton's kernels run."""
     gpu = torch.cuda.is_available() and "triton" in backends.available("cuda")

@@ -385,13 +385,6 @@ def test_a_sampler_of_ones_own_may_see_the_input():
 SMALL = {"num_samples": 4, "width": 4, "kernel_size": 3, "factors": (1,), "hidden": 4, "norm": "layer", "pools": (0,)}
 
 
-@pytest.fixture
-def fresh_compiler():
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
-
-
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_the_compiled_network_is_the_same_and_is_compiled_once(dynamic, fresh_compiler):
     torch.manual_seed(0)

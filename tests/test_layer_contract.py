@@ -110,14 +110,6 @@ def test_export(name, strict):
             torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
-@pytest.fixture
-def fresh_compiler():
-    """Compiled code and its guards must not leak from one test to the next."""
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
-
-
 def test_export_of_a_network_for_any_batch_and_size():
     torch.manual_seed(0)
     network = pgconv.models.CKResNet(1, 3, num_samples=4, width=4, kernel_size=3, partial=True).eval()

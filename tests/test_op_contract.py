@@ -55,14 +55,6 @@ def test_backward_operator(op, variant, needed):
     torch.library.opcheck(family.backward_op, (grad, *leaves, *statics, "auto:auto", needs), test_utils=checks)
 
 
-@pytest.fixture
-def fresh_compiler():
-    """Compiled code and its guards must not leak from one test to the next."""
-    torch._dynamo.reset()
-    yield
-    torch._dynamo.reset()
-
-
 COMPILED = (
     "k3", "weights-each-shared-elements", "sets-both-each-stride-2", "net-magnet", "own-group", "lifting", "pointwise",
     "depthwise-lifting", "dense", "dense-mask-weights-sum", "dense-depthwise", "dense-own-group", "padded-weights-mask-each",

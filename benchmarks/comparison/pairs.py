@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 from benchmarks.comparison import verdicts, worker
 from benchmarks.comparison.trees import Tree
-from benchmarks.comparison.verdicts import Row
+from benchmarks.report import Row
 from benchmarks.suite import Case, Suite
 
 

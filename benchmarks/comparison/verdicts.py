@@ -13,18 +13,14 @@ from typing import NamedTuple
 
 import torch
 
-Row = dict[str, str | float | int | None]
+from benchmarks.report import CALL, Row
 
 TOLERANCE = 1.15
 SLOWER, FASTER, SAME, WRONG = "slower", "faster", "same", "wrong"
 OURS = ("pgconv", "fused", "op", "layer")
 """Implementations whose times are this library's; the others' tell how the machine differs."""
 COLUMNS = (
-    "case",
-    "direction",
-    "implementation",
-    "plan",
-    "threads",
+    *CALL,
     "base_ms",
     "base_q20_ms",
     "base_q80_ms",
@@ -108,7 +104,7 @@ def of_files(base: Sequence[dict[str, str]], head: Sequence[dict[str, str]], tol
     old, new = ({_key(r, by_plan): r for r in rows} for rows in (base, head))
     rows = []
     for key, r in old.items():
-        common: Row = {name: r.get(name) or "" for name in ("case", "direction", "implementation", "plan", "threads")}
+        common: Row = {name: r.get(name) or "" for name in CALL}
         if key not in new:
             rows.append(missing(common, "in the first file alone"))
             continue
@@ -117,7 +113,7 @@ def of_files(base: Sequence[dict[str, str]], head: Sequence[dict[str, str]], tol
         rows.append(row(common, _times(r), _times(new[key]), tolerance))
     for key, r in new.items():
         if key not in old:
-            common = {name: r.get(name) or "" for name in ("case", "direction", "implementation", "plan", "threads")}
+            common = {name: r.get(name) or "" for name in CALL}
             rows.append(missing(common, "in the second file alone"))
     return rows
 

@@ -22,11 +22,7 @@ from benchmarks.report import Row
 
 GOAL_MICROSECONDS = 25.0
 COLUMNS = (
-    "case",
-    "direction",
-    "implementation",
-    "plan",
-    "threads",
+    *report.CALL,
     "rounds",
     "median_ms",
     "q20_ms",

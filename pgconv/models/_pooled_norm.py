@@ -6,14 +6,13 @@ Values and gradients are to the bit those of the two modules one after the other
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import reduce
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from pgconv.nn import GroupBatchNorm2d, GroupMaxPool2d
-from pgconv.nn.pooling import columns_of_windows, largest_of_windows, rows_of_windows, scattered_to_windows
+from pgconv.nn.pooling import largest_of_windows, scattered_to_windows
 
 PART = 2 << 20
 """Bytes of the channels that are taken at a time."""
@@ -48,9 +47,7 @@ def values_again(norm: GroupBatchNorm2d, x: Tensor, pool: GroupMaxPool2d) -> Ten
     size = pool.kernel_size
     out = x.new_empty(*x.shape[:3], x.shape[3] // size, x.shape[4] // size)
     for part in _parts(x):
-        y = _normed(x, part, norm.weight, norm.bias, None, None, 0.0, norm.eps)[0]
-        rows = reduce(torch.maximum, rows_of_windows(y, size))
-        out[:, part] = reduce(torch.maximum, columns_of_windows(rows, size))
+        out[:, part] = pool(_normed(x, part, norm.weight, norm.bias, None, None, 0.0, norm.eps)[0])
     return out
 
 

@@ -50,8 +50,8 @@ class GroupMaxPool2d(nn.Module):
         if self.takes_windows:
             if torch.is_grad_enabled() and x.requires_grad:
                 return _WindowMax.apply(x, self.kernel_size)[0]
-            rows = reduce(torch.maximum, rows_of_windows(x, self.kernel_size))
-            return reduce(torch.maximum, columns_of_windows(rows, self.kernel_size))
+            rows = reduce(torch.maximum, _rows(x, self.kernel_size))
+            return reduce(torch.maximum, _columns(rows, self.kernel_size))
         pooled = F.max_pool2d(x.flatten(1, 2), self.kernel_size, self.stride, self.padding)
         return pooled.unflatten(1, x.shape[1:3])
 
@@ -90,9 +90,9 @@ class _WindowMax(torch.autograd.Function):
 
 def largest_of_windows(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The largest of every window and its number there, of equal ones the first in the order of reading."""
-    best, column = _largest(columns_of_windows(x, k))
-    best, row = _largest(rows_of_windows(best, k))
-    which, *others = rows_of_windows(column, k)
+    best, column = _largest(_columns(x, k))
+    best, row = _largest(_rows(best, k))
+    which, *others = _rows(column, k)
     for number, other in enumerate(others, 1):
         which = torch.where(row == number, other, which)
     return best, row * k + which
@@ -108,15 +108,14 @@ def scattered_to_windows(grad: Tensor, which: Tensor, k: int, size: torch.Size) 
     return found.scatter(-1, place.flatten(-2), grad.flatten(-2)).unflatten(-1, size)
 
 
-def rows_of_windows(x: Tensor, k: int) -> list[Tensor]:
+def _rows(x: Tensor, k: int) -> list[Tensor]:
     """The first rows of all windows, the second ones, ..."""
     end = x.shape[-2] // k * k
     return [x[..., start:end:k, :] for start in range(k)]
 
 
-def columns_of_windows(x: Tensor, k: int) -> list[Tensor]:
-    """The first columns of all windows, the second ones, ..."""
-    return [rows.mT for rows in rows_of_windows(x.mT, k)]
+def _columns(x: Tensor, k: int) -> list[Tensor]:
+    return [rows.mT for rows in _rows(x.mT, k)]
 
 
 def _largest(values: list[Tensor]) -> tuple[Tensor, Tensor]:

@@ -31,6 +31,7 @@ class Operation(Protocol):
     axes: Callable[..., Axes]
     decode: Callable[..., tuple[Any, ...]]
     composite: Callable[..., Tensor]
+    split: Callable[[Sequence[Any]], tuple[_Operands, tuple[Any, ...]]]
 
     @property
     def forward_op(self) -> Callable[..., Tensor]: ...
@@ -58,9 +59,10 @@ class _Forward(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        ctx.op, ctx.statics = inputs[0], _statics(*inputs)
-        ctx.save_for_backward(*_tensors(*inputs))
-        ctx.save_for_forward(*_tensors(*inputs))
+        ctx.op, *args = inputs
+        tensors, ctx.statics = ctx.op.split(args)
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
@@ -77,7 +79,7 @@ class _Forward(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], op: Operation, *args: Any) -> tuple[Tensor, int]:
-        size, tensors, statics = info.batch_size, _tensors(op, *args), _statics(op, *args)
+        size, (tensors, statics) = info.batch_size, op.split(args)
         dims = in_dims[1 : len(tensors) + 1]
         folding = _Folding.of(op, size, tensors, dims)
         if folding is not None:
@@ -90,16 +92,15 @@ class _Backward(torch.autograd.Function):
 
     @staticmethod
     def forward(op: Operation, needs: Sequence[bool], grad: Tensor, *args: Any) -> tuple[Tensor, ...]:
-        *inner, plan = _statics(op, *args)
-        found = op.backward_op(grad, *_tensors(op, *args), *inner, plan, list(needs))
+        found = op.backward_op(grad, *args, list(needs))
         return (found,) if isinstance(found, Tensor) else tuple(found)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
         ctx.op, ctx.needs, grad, *args = inputs
-        ctx.statics = _statics(ctx.op, *args)
-        ctx.save_for_backward(grad, *_tensors(ctx.op, *args))
-        ctx.save_for_forward(grad, *_tensors(ctx.op, *args))
+        tensors, ctx.statics = ctx.op.split(args)
+        ctx.save_for_backward(grad, *tensors)
+        ctx.save_for_forward(grad, *tensors)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
@@ -118,13 +119,13 @@ class _Backward(torch.autograd.Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Any, ...], op: Operation, needs: Sequence[bool], grad: Tensor, *args: Any):
-        size, statics = info.batch_size, _statics(op, *args)
-        operands, dims = (grad, *_tensors(op, *args)), in_dims[2 : len(op.tensors) + 3]
+        size, (tensors, statics) = info.batch_size, op.split(args)
+        operands, dims = (grad, *tensors), in_dims[2 : len(tensors) + 3]
 
         def alone(needs: Sequence[bool]) -> list[Tensor]:
             return _one_by_one(size, operands, dims, lambda own: _Backward.apply(op, needs, *own, *statics))
 
-        folding = _Folding.of(op, size, operands[1:], dims[1:], needs)
+        folding = _Folding.of(op, size, tensors, dims[1:], needs)
         if folding is None:
             return tuple(alone(needs)), (0,) * len(needs)
         together = tuple(need and apart for need, apart in zip(needs, folding.apart))
@@ -132,7 +133,7 @@ class _Backward(torch.autograd.Function):
         grads = [grad.new_empty(size, 0)] * len(needs)
         if any(together):
             whole = folding.examples(grad, dims[0])
-            found = _Backward.apply(op, together, whole, *folding.folded(operands[1:], dims[1:]), *statics)
+            found = _Backward.apply(op, together, whole, *folding.folded(tensors, dims[1:]), *statics)
             grads = [
                 folding.gradient(i, x) if need else g for i, (x, g, need) in enumerate(zip(found, grads, together))
             ]
@@ -192,14 +193,6 @@ class _Folding:
         """Of an operand, for each of the vectorised axis."""
         x = self.unfolded(x)
         return x if self.sets[number] == self.batch else x.sum(1, keepdim=True)
-
-
-def _tensors(op: Operation, *args: Any) -> tuple[Tensor | None, ...]:
-    return args[: len(op.tensors)]
-
-
-def _statics(op: Operation, *args: Any) -> tuple[Any, ...]:
-    return args[len(op.tensors) :]
 
 
 def _one_by_one(
