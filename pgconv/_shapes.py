@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
+
+
+@cache
+def dtype_name(dtype: torch.dtype) -> str:
+    """``"float32"`` of ``torch.float32``."""
+    return str(dtype).removeprefix("torch.")
 
 
 def describe(value: object) -> str:
     """Short text of what was received: shape and dtype of a tensor, the value and type of anything else."""
     if isinstance(value, torch.Tensor):
-        return f"a tensor of shape {list(value.shape)} and dtype {str(value.dtype).removeprefix('torch.')}"
+        return f"a tensor of shape {list(value.shape)} and dtype {dtype_name(value.dtype)}"
     return f"{value!r} ({type(value).__name__})"
 
 
@@ -66,9 +74,7 @@ def check_choice(op: str, name: str, value: object, options: tuple[str, ...]) ->
 def check_floating(op: str, name: str, value: torch.Tensor, allowed: tuple[torch.dtype, ...] | None = None) -> None:
     """``value`` must be floating point, and of one of ``allowed`` where given."""
     if not value.is_floating_point() or (allowed is not None and value.dtype not in allowed):
-        options = (
-            "a floating point dtype" if allowed is None else " or ".join(str(d).removeprefix("torch.") for d in allowed)
-        )
+        options = "a floating point dtype" if allowed is None else " or ".join(map(dtype_name, allowed))
         raise ValueError(
             f"{op}: {name} must have {options}, received {describe(value)}; convert it with {name}.to(dtype)"
         )

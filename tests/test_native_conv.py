@@ -98,20 +98,50 @@ def test_any_number_of_threads_gives_the_same(shape, count):
             assert error(many, one) <= 1e-13, order
 
 
-@pytest.mark.parametrize("shape", ["valid-to-one", "few-pixels-each", "few-pixels-square"])
-def test_few_pixels_in_chunks_of_images(shape, monkeypatch):
+FEW = (
+    "ones",
+    "ones-k11",
+    "each",
+    "stride-dilation-each",
+    "valid-dilation",
+    "valid-to-one",
+    "few-pixels-each",
+    "few-pixels-square",
+)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", FEW)
+def test_few_pixels_in_chunks_of_images(shape, dtype, monkeypatch):
     """The last chunk is smaller than the others, and a chunk is never less than one image."""
-    tensors, geometry = operands(shape, torch.float32)
-    assert few_pixels.applies("aggregate", tensors[0].shape, geometry)
+    monkeypatch.setattr(few_pixels, "MOST", 16)
+    monkeypatch.setattr(few_pixels, "LEAST", 0)
+    tensors, geometry = operands(shape, dtype)
+    assert few_pixels.applies("aggregate", *tensors, geometry)
     expected, grad, expected_grads = values_and_gradients(tensors, geometry)
+    value_bound, gradient_bound = DTYPES[dtype]
     height, width = expected.shape[-2:]
     image = height * width * tensors[0].shape[1] * max(tensors[1][0, 0, ..., 0].numel(), tensors[1][0, :, 0, 0].numel())
-    for chunk in (1, 3 * image):
+    for chunk in (1, 3 * image, few_pixels.CHUNK):
         monkeypatch.setattr(few_pixels, "CHUNK", chunk)
-        assert error(native.forward("aggregate", *tensors, geometry), expected) <= 1e-5
+        assert error(native.forward("aggregate", *tensors, geometry), expected) <= value_bound
         grads = native.backward("aggregate", grad, *tensors, geometry, (True, True, True))
-        for found, wanted in zip(grads, expected_grads):
-            assert error(found, wanted) <= 1e-4
+        for i, (found, wanted) in enumerate(zip(grads, expected_grads)):
+            assert error(found, wanted) <= gradient_bound
+            alone = native.backward("aggregate", grad, *tensors, geometry, tuple(i == j for j in range(3)))
+            assert [x is None for x in alone] == [i != j for j in range(3)]
+            assert error(alone[i], wanted) <= gradient_bound, (i, "alone")
+
+
+def test_few_pixels_are_products_where_there_is_enough_to_do():
+    large, small = ((n, 32, 2, 32, 2, (2, 2), 3, 8, 1, {}) for n in (128, 1))
+    for sizes, many in ((large, True), (small, False), ((*large[:5], (3, 3), *large[6:]), False)):
+        b, c, nv, o, nu, size, k, features, *_ = sizes
+        geometry = ConvGeometry.make("test", k, 1, "same", 1, "disc")
+        f, weight = torch.empty(b, c, nv, *size), torch.empty(o, c, features)
+        phi = torch.empty(1, nu, nv, len(geometry.taps()), features)
+        assert few_pixels.applies("aggregate", f, phi, weight, geometry) == many
+        assert not few_pixels.applies("direct", f, phi, weight, geometry)
 
 
 @pytest.mark.parametrize("order", ORDERS)

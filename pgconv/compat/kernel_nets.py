@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pgconv._autocast import without_autocast
 from pgconv.compat.entries import Entries
 from pgconv.kernel_nets import KernelNet, packing
 
@@ -189,7 +190,7 @@ class ChainView(_View):
         own = getattr(self, self._pairs[0][0]).dtype
         dtype = packing.compute_dtype(own)
         act = {"sin": torch.sin, **packing._POINTWISE}.get(self.activation, self.activation)  # type: ignore[call-overload]
-        with packing.without_autocast(coords.device):
+        with without_autocast(coords.device):
             h = coords.to(dtype)
             for number, names in enumerate(self._pairs):
                 a, b = self._held(names, dtype)
@@ -209,7 +210,7 @@ class FiltersView(_View):
     def features(self, coords: Tensor) -> Tensor:
         own = self._parameters["p0"].dtype
         dtype = packing.compute_dtype(own)
-        with packing.without_autocast(coords.device):
+        with without_autocast(coords.device):
             z = coords.to(dtype)
             out = self._filter(0, z)
             for number, names in enumerate(self._pairs, 1):

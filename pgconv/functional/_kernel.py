@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 
 from pgconv import groups
-from pgconv._autocast import AUTOCAST_DEVICES
+from pgconv._autocast import autocasts
 from pgconv._shapes import (
     check_choice,
     check_floating,
     check_same_device,
     check_shape,
     describe,
+    dtype_name,
     require_tensor,
     values_can_be_read,
 )
@@ -127,14 +128,13 @@ def check_dtypes(op: str, **tensors: Tensor | None) -> None:
     """One floating dtype for signal and head (autocast, where on, casts them itself)."""
     present = {name: t for name, t in tensors.items() if t is not None}
     first, reference = next(iter(present.items()))
-    device = reference.device.type
-    if device in AUTOCAST_DEVICES and torch.is_autocast_enabled(device):
+    if autocasts(reference):
         return
     for name, tensor in present.items():
         if tensor.dtype != reference.dtype:
             raise ValueError(
-                f"{op}: {name} is {str(tensor.dtype).removeprefix('torch.')} but {first} is "
-                f"{str(reference.dtype).removeprefix('torch.')}; convert one of them with .to(dtype), or use torch.autocast"
+                f"{op}: {name} is {dtype_name(tensor.dtype)} but {first} is "
+                f"{dtype_name(reference.dtype)}; convert one of them with .to(dtype), or use torch.autocast"
             )
 
 

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pgconv._autocast import without_autocast
 from pgconv.kernel_nets import packing
 from pgconv.kernel_nets.base import KernelNet, default_linear_
 
@@ -58,7 +59,7 @@ class MultiplicativeNet(KernelNet):
     def features(self, coords: Tensor) -> Tensor:
         packing.check_coords(type(self).__name__, coords, self.coord_dim)
         dtype = packing.compute_dtype(self.biases[0].dtype)
-        with packing.without_autocast(coords.device):
+        with without_autocast(coords.device):
             z = coords.to(dtype)
             out = self.filters[0](z)
             for filter_, weight, bias in zip(self.filters[1:], self.weights, self.biases):

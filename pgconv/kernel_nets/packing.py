@@ -13,7 +13,6 @@ its features are the last ``h``. The head (the last linear layer) belongs to the
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from dataclasses import dataclass
 
@@ -21,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pgconv._autocast import AUTOCAST_DEVICES
+from pgconv._autocast import without_autocast
 
 _POINTWISE = {"silu": F.silu, "relu": F.relu, "gelu": F.gelu, "tanh": torch.tanh}
 ACTIVATIONS = ("sin", *_POINTWISE)
@@ -96,13 +95,6 @@ def check_coords(owner: str, coords: Tensor, coord_dim: int) -> None:
 def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype features are computed in: at least float32 (phases reach hundreds of radians)."""
     return torch.promote_types(dtype, torch.float32)
-
-
-def without_autocast(device: torch.device):
-    """Context in which autocast cannot lower the precision of a kernel net."""
-    if device.type in AUTOCAST_DEVICES:
-        return torch.autocast(device.type, enabled=False)
-    return contextlib.nullcontext()
 
 
 def exact_affine(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -11,9 +11,11 @@ import torch
 
 from pgconv._autocast import dtype_of
 from pgconv._layout import empty_as
+from pgconv._shapes import dtype_name
 from pgconv.backends.reference.group_conv2d import group_conv2d as reference
 from pgconv.ops import dispatch, gpu_costs
-from pgconv.ops._define import Family, define_op
+from pgconv.ops._define import define_op
+from pgconv.ops._family import Family
 from pgconv.ops.transforms import EXAMPLES, SETS
 from pgconv.spec import ConvGeometry, Facts, Plan
 
@@ -24,7 +26,7 @@ def _facts(f: torch.Tensor, phi: torch.Tensor, weight: torch.Tensor, geometry: C
     out = geometry.out_size(height, width)
     values = (b, c, nv, height, width, s, nu, t, h, weight.shape[0], *out)
     names = ("B", "C", "Nv", "H", "W", "S", "Nu", "T", "Hb", "O", "Ho", "Wo")
-    dtypes = tuple(str(x.dtype).removeprefix("torch.") for x in (f, phi, weight))
+    dtypes = tuple(dtype_name(x.dtype) for x in (f, phi, weight))
     tf32 = f.device.type == "cuda" and torch.backends.cudnn.conv.fp32_precision == "tf32"
     return Facts("group_conv2d", f.device.type, dtypes, tuple(zip(names, values)), None, geometry, tf32)
 
@@ -60,5 +62,5 @@ def bias_apart(f: torch.Tensor, phi: torch.Tensor, weight: torch.Tensor, geometr
     if torch.compiler.is_compiling():
         # Sizes may be symbols. Where maps are so small that it is not true, little is lost.
         return True
-    facts = replace(_facts(f, phi, weight, geometry), dtypes=(str(dtype).removeprefix("torch."),) * 3)
+    facts = replace(_facts(f, phi, weight, geometry), dtypes=(dtype_name(dtype),) * 3)
     return dispatch.bias_apart(facts, Plan.parse(plan))

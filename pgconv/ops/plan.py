@@ -94,7 +94,7 @@ def _group_conv2d(facts: Facts, backward: bool) -> dict[str, Cost]:
     moments = 2 * n["B"] * n["Nu"] * n["C"] * n["Hb"] * n["Nv"] * n["T"] * pixels
     head = 2 * n["B"] * n["O"] * n["Nu"] * n["C"] * n["Hb"] * pixels
     # Few pixels take no panels.
-    few = pixels <= few_pixels.MOST
+    few = few_pixels.pay(pixels, n["B"], (n["C"], n["Nv"]), (n["O"], n["Nu"]), n["T"], n["Hb"])
     distribute = 2 * n["B"] * n["O"] * n["Nu"] * n["Hb"] * n["Nv"] * n["T"] * pixels_in
     mixed = 2 * n["B"] * n["Nv"] * n["O"] * n["C"] * n["Hb"] * pixels_in
     work = {

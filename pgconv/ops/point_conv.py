@@ -6,10 +6,12 @@ from collections.abc import Sequence
 
 import torch
 
+from pgconv._shapes import dtype_name
 from pgconv.backends.lists import Lists
 from pgconv.backends.reference.pieces import pieces
 from pgconv.backends.reference.point_conv import point_conv as reference
-from pgconv.ops._define import Family, define_op
+from pgconv.ops._define import define_op
+from pgconv.ops._family import Family
 from pgconv.ops.transforms import EXAMPLES, SETS
 from pgconv.spec import Facts, FeatureSpec
 
@@ -32,7 +34,7 @@ def _facts(f, v, u, params, weight, bias, index, rowptr, first, spec: FeatureSpe
         ("depthwise", int(depthwise)),
         ("lists", 0 if lists.dense else 1 if rowptr is None else 2),
     )
-    dtypes = tuple(str(x.dtype).removeprefix("torch.") for x in (f, v, u, params, weight))
+    dtypes = tuple(dtype_name(x.dtype) for x in (f, v, u, params, weight))
     return Facts("point_conv", f.device.type, dtypes, sizes, spec)
 
 

@@ -24,7 +24,7 @@ _Operands = Sequence[Tensor | None]
 
 
 class Operation(Protocol):
-    """What is asked of a family of operators (see ``_define``)."""
+    """What is asked of a family of operators (see ``_family``)."""
 
     tensors: tuple[str, ...]
     differentiable: int

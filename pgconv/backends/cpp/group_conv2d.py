@@ -20,7 +20,7 @@ from pgconv.spec import ConvGeometry
 
 def forward(order: str, f: Tensor, phi: Tensor, weight: Tensor, geometry: ConvGeometry) -> Tensor:
     """``[B,O,Nu,Ho,Wo]`` in the signal's dtype."""
-    if few_pixels.applies(order, f.shape, geometry):
+    if few_pixels.applies(order, f, phi, weight, geometry):
         return few_pixels.forward(f, _wide(phi), _wide(weight), geometry)
     taps, numbers = _native_geometry(geometry, order)
     factors = _contiguous(_wide(phi), _wide(weight))
@@ -40,7 +40,7 @@ def backward(
     needs: tuple[bool, bool, bool],
 ) -> list[Tensor | None]:
     """Gradients of f, phi and weight (None where not needed)."""
-    if few_pixels.applies(order, f.shape, geometry):
+    if few_pixels.applies(order, f, phi, weight, geometry):
         grads = few_pixels.backward(grad, f, _wide(phi), _wide(weight), geometry, needs)
         return _as_operands(grads, f, phi, weight, needs)
     taps, numbers = _native_geometry(geometry, order)

@@ -18,11 +18,13 @@ from pgconv.spec import FeatureSpec
 Operands = Sequence[Tensor | None]
 """f, v, u, params, weight, bias."""
 
+_OWN = {torch.float32, torch.float64}
+
 
 def forward(operands: Operands, lists: Lists, spec: FeatureSpec, depthwise: bool) -> Tensor:
     """``[B,Nu,O]`` in the signal's dtype."""
-    call = *_wide(*operands), *_lists(lists), depthwise, *_text(spec)
-    return ops().point_conv(*call).to(operands[0].dtype)
+    out = ops().point_conv(*_wide(*operands), *_lists(lists), depthwise, *_text(spec))
+    return out if out.dtype == operands[0].dtype else out.to(operands[0].dtype)
 
 
 def backward(
@@ -41,8 +43,11 @@ def backward(
 
 
 def _wide(*tensors: Tensor | None) -> list[Tensor | None]:
-    dtype = reduce(torch.promote_types, (x.dtype for x in tensors if x is not None), torch.float32)
-    return [None if x is None else x.to(dtype).contiguous() for x in tensors]
+    dtypes = {x.dtype for x in tensors if x is not None}
+    if not dtypes <= _OWN or len(dtypes) > 1:
+        dtype = reduce(torch.promote_types, dtypes, torch.float32)
+        tensors = [None if x is None else x.to(dtype) for x in tensors]
+    return [None if x is None else x.contiguous() for x in tensors]
 
 
 def _lists(lists: Lists) -> tuple[Tensor | None, Tensor | None, Tensor | None]:

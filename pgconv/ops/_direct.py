@@ -1,0 +1,97 @@
+"""Calls of an operation around PyTorch's dispatcher, where nobody but autograd would see the operator.
+
+An operator written in Python costs tens of microseconds a call: the dispatcher turns its arguments into those of its schema and
+back, three times where a graph is recorded. The same values and the same derivatives come from here in a fraction of that. Whatever
+looks at operators (compilers, tracers, modes, transformations, profilers, tensors of other kinds) gets the operators.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.autograd import forward_ad
+
+from pgconv._autocast import autocasts
+from pgconv.ops._family import Family
+
+_KINDS = frozenset((torch.Tensor, torch.nn.Parameter))
+_is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+
+
+def is_equivalent(tensors: Sequence[torch.Tensor | None]) -> bool:
+    """Whether a call does the same here as through the operator. Not to be asked in compiled code."""
+    if (
+        torch._C._len_torch_dispatch_stack()
+        or torch._C._len_torch_function_stack()
+        or torch._C._are_functorch_transforms_active()
+        or torch._C._get_tracing_state() is not None
+        or torch.autograd._profiler_enabled()
+        or forward_ad._current_level >= 0
+    ):
+        return False
+    return all(x is None or (type(x) in _KINDS and (x.is_cpu or x.is_cuda) and not _is_wrapped(x)) for x in tensors)
+
+
+def run(family: Family, *args: Any) -> torch.Tensor:
+    """What the forward operator returns, with its derivatives."""
+    if autocasts(args[0]):
+        args = tuple(family.autocast(args))
+    if torch._C.is_grad_enabled() and torch._C._any_requires_grad(*args):
+        tensors, statics = family.split(args)
+        return _record(family, statics, *tensors)
+    return family.run(*args)
+
+
+def _run_backward(family: Family, grad: torch.Tensor, *args: Any) -> tuple[torch.Tensor, ...]:
+    """What the backward operator returns, with its derivatives."""
+    tensors, statics = family.split(args)
+    if torch.compiler.is_compiling() or not is_equivalent((grad, *tensors)):
+        return family.backward_op(grad, *args)
+    if torch._C.is_grad_enabled() and torch._C._any_requires_grad(grad, *tensors):
+        return _record_backward(family, statics, grad, *tensors)
+    return family.run_backward(grad, *args)
+
+
+class _Recorded(torch.autograd.Function):
+    """``(family, statics, *tensors)`` of the forward operator."""
+
+    # With the context as an argument: the other style looks the signature up in every call.
+    @staticmethod
+    def forward(ctx: Any, family: Family, statics: tuple[Any, ...], *tensors: torch.Tensor | None) -> torch.Tensor:
+        ctx.family, ctx.statics = family, statics
+        ctx.save_for_backward(*tensors)
+        return family.run(*tensors, *statics)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
+        family: Family = ctx.family
+
+        def backward(*call: Any) -> tuple[torch.Tensor, ...]:
+            return _run_backward(family, *call)
+
+        grads = family.gradients(backward, grad, ctx.saved_tensors, ctx.statics, ctx.needs_input_grad[2:])
+        return None, None, *grads
+
+
+class _RecordedBackward(torch.autograd.Function):
+    """``(family, statics, grad, *tensors)`` of the backward operator."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, family: Family, statics: tuple[Any, ...], grad: torch.Tensor, *tensors: torch.Tensor | None
+    ) -> tuple[torch.Tensor, ...]:
+        ctx.family, ctx.statics = family, statics
+        ctx.save_for_backward(grad, *tensors)
+        return family.run_backward(grad, *tensors, *statics)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: torch.Tensor) -> tuple[Any, ...]:
+        grads = ctx.family.second_gradients(cotangents, ctx.saved_tensors, ctx.statics)
+        return None, None, *grads
+
+
+# What ``apply`` does beside: look for wrapped tensors, of which there are none here.
+_record = super(torch.autograd.Function, _Recorded).apply
+_record_backward = super(torch.autograd.Function, _RecordedBackward).apply
