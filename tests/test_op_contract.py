@@ -11,7 +11,7 @@ from contract import INPUTS, LAYERS, draw, layer_inputs
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import pgconv
-from pgconv import nn
+from pgconv import backends, nn
 from pgconv.backends import available
 from pgconv.ops._define import FAMILIES
 
@@ -24,12 +24,20 @@ FAST_CHECKS = ("test_schema", "test_faketensor")
 ALL_CHECKS = (*FAST_CHECKS, "test_autograd_registration", "test_aot_dispatch_dynamic")
 
 
+def plans(op):
+    """What can be asked for: the planner's choice, and every order of every backend that runs here."""
+    return ["auto:auto", *(f"{name}:{order}" for name in available("cpu") for order in backends.load(name).orders(op))]
+
+
+PLANNED = [pytest.param(*v.values, plan, id=f"{v.id}-{plan}") for v in VARIANTS for plan in plans(v.values[0])]
+
+
 def test_every_operation_has_inputs_here():
     assert set(INPUTS) == set(FAMILIES)
+    assert {plan.partition(":")[0] for op in INPUTS for plan in plans(op)} == {"auto", *available("cpu")}
 
 
-@pytest.mark.parametrize("plan", ["auto:auto", "reference:auto"])
-@pytest.mark.parametrize(("op", "variant"), VARIANTS)
+@pytest.mark.parametrize(("op", "variant", "plan"), PLANNED)
 def test_forward_operator(op, variant, plan):
     tensors, statics = INPUTS[op][variant]
     count = FAMILIES[op].differentiable
@@ -39,8 +47,8 @@ def test_forward_operator(op, variant, plan):
 
 
 @pytest.mark.parametrize("needed", ["all", "first", "last"])
-@pytest.mark.parametrize(("op", "variant"), VARIANTS)
-def test_backward_operator(op, variant, needed):
+@pytest.mark.parametrize(("op", "variant", "plan"), PLANNED)
+def test_backward_operator(op, variant, plan, needed):
     tensors, statics = INPUTS[op][variant]
     family = FAMILIES[op]
     present = [t is not None for t in tensors[: family.differentiable]]
@@ -51,8 +59,9 @@ def test_backward_operator(op, variant, needed):
     grad = torch.randn_like(family.forward_op(*tensors, *statics, "auto:auto")).requires_grad_()
     leaves = [t if t is None else t.clone().requires_grad_(i < len(present)) for i, t in enumerate(tensors)]
     # Tracing a double backward takes seconds: once per operation.
-    checks = ALL_CHECKS if needed == "all" and variant == next(iter(INPUTS[op])) else FAST_CHECKS
-    torch.library.opcheck(family.backward_op, (grad, *leaves, *statics, "auto:auto", needs), test_utils=checks)
+    traced = needed == "all" and variant == next(iter(INPUTS[op])) and plan == "auto:auto"
+    checks = ALL_CHECKS if traced else FAST_CHECKS
+    torch.library.opcheck(family.backward_op, (grad, *leaves, *statics, plan, needs), test_utils=checks)
 
 
 COMPILED = (

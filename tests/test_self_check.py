@@ -1,0 +1,90 @@
+"""``self_check``: right modules pass, also where everything cancels; wrong ones do not."""
+
+import pytest
+import torch
+from torch import nn
+
+import pgconv
+from pgconv.diagnostics.self_check import GRADIENT_FACTOR, VALUE_TOLERANCE
+
+
+def points(n=4):
+    lift = pgconv.nn.PointLift("SE(2)", n)
+    generator = torch.Generator().manual_seed(0)
+    return lift(*(torch.randn(2, 5, d, generator=generator) for d in (2, 3)))
+
+
+def cancelling(dtype=torch.float32):
+    """Odd features, and every input at opposite angles: output and gradients are zero but for rounding."""
+    torch.manual_seed(0)
+    return pgconv.nn.PointGroupConv(3, 4, group="SE(2)", chart="embed", hidden=8, dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_what_cancels_passes(dtype):
+    f, samples = points()
+    conv, f = cancelling(dtype), f.to(dtype)
+    y, _ = conv(f, samples)
+    assert y.abs().max() < 1e-5
+    report = pgconv.self_check(conv, f, samples)
+    assert report.ok, str(report)
+
+
+class Off(nn.Module):
+    """A layer whose result, or the gradient of whose parameters, is off by a share of its largest value; in float64 it is right."""
+
+    def __init__(self, layer, share, what):
+        super().__init__()
+        self.layer, self.share, self.what = layer, share, what
+
+    def forward(self, *inputs):
+        y, samples = self.layer(*inputs)
+        if next(self.parameters()).dtype == torch.float32:
+            error = self.share * y.abs().amax()
+            y = y + error.detach() if self.what == "value" else y + self.share * (y - y.detach())
+        return y, samples
+
+
+@pytest.mark.parametrize("what", ["value", "gradient"])
+@pytest.mark.parametrize("name", ["image", "points"])
+def test_errors_beyond_the_bounds_are_found(what, name):
+    torch.manual_seed(0)
+    if name == "image":
+        layer = pgconv.nn.LiftingConv2d(2, 3, 3, group="SE(2)", num_samples=4, hidden=8)
+        inputs = (torch.randn(2, 2, 6, 6),)
+    else:
+        layer, inputs = pgconv.nn.PointGroupConv(3, 4, group="SE(2)", hidden=8), points(1)
+    assert pgconv.self_check(Off(layer, 0.0, what), *inputs).ok
+    bound = VALUE_TOLERANCE[torch.float32] * (1 if what == "value" else GRADIENT_FACTOR)
+    report = pgconv.self_check(Off(layer, 1.5 * bound, what), *inputs)
+    wrong = [key for key in report.errors if report.errors[key] > report.bounds[key]]
+    assert wrong and all(key.startswith("output" if what == "value" else "grad") for key in wrong)
+    assert "OUT OF BOUNDS" in str(report)
+
+
+def test_a_wrong_value_is_found_where_all_else_cancels():
+    class Wrong(Off):
+        def forward(self, *inputs):
+            y, samples = self.layer(*inputs)
+            return (y + 1e-4 if next(self.parameters()).dtype == torch.float32 else y), samples
+
+    assert not pgconv.self_check(Wrong(cancelling(), 0.0, ""), *points()).ok
+
+
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+def test_what_is_not_a_number_does_not_pass(broken):
+    class Broken(Off):
+        def forward(self, *inputs):
+            y, samples = self.layer(*inputs)
+            return (y * broken if next(self.parameters()).dtype == torch.float32 else y), samples
+
+    layer = pgconv.nn.LiftingConv2d(1, 2, 3, group="SE(2)", num_samples=2, hidden=4)
+    assert not pgconv.self_check(Broken(layer, 0.0, ""), torch.ones(1, 1, 4, 4)).ok
+
+
+def test_the_module_is_left_as_it_was():
+    conv, (f, samples) = cancelling(), points()
+    before = {name: x.clone() for name, x in conv.state_dict().items()}
+    pgconv.self_check(conv, f, samples)
+    assert all(torch.equal(x, before[name]) for name, x in conv.state_dict().items())
+    assert all(p.grad is None and p.dtype == torch.float32 for p in conv.parameters())
