@@ -63,7 +63,7 @@ def derivatives(function, leaves, statics):
 def test_values_and_derivatives_are_to_the_bit_the_operators(op, variant, only_direct, monkeypatch):
     leaves, statics = leaves_of(op, variant)
     found = derivatives(public(op), leaves, statics)
-    assert type(found[0].grad_fn) is not type(FAMILIES[op].forward_op(*leaves, *statics, AUTO).grad_fn)
+    assert found[0].grad_fn.name() == f"{op}Backward"
     monkeypatch.undo()
     expected = derivatives(FAMILIES[op].forward_op, leaves, statics)
     for x, y in zip(found, expected, strict=True):

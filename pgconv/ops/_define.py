@@ -29,13 +29,13 @@ def define_op(family: Family) -> Callable[..., torch.Tensor]:
     _register_forward(family)
     _register_backward(family)
     FAMILIES[family.name] = family
-    forward, count = family.forward_op, len(family.tensors)
+    forward, direct, count = family.forward_op, _direct.Direct(family), len(family.tensors)
 
     def call(*args: Any) -> torch.Tensor:
         # A compiler traces operators alone.
         if not torch.compiler.is_compiling():
             if _direct.is_equivalent(args[:count]):
-                return _direct.run(family, *args)
+                return direct.run(*args)
             if transforms.are_active():
                 return transforms.run(family, *family.autocast(args))
         return forward(*args)

@@ -7,7 +7,7 @@ looks at operators (compilers, tracers, modes, transformations, profilers, tenso
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -34,64 +34,68 @@ def is_equivalent(tensors: Sequence[torch.Tensor | None]) -> bool:
     return all(x is None or (type(x) in _KINDS and (x.is_cpu or x.is_cuda) and not _is_wrapped(x)) for x in tensors)
 
 
-def run(family: Family, *args: Any) -> torch.Tensor:
-    """What the forward operator returns, with its derivatives."""
-    if autocasts(args[0]):
-        args = tuple(family.autocast(args))
-    if torch._C.is_grad_enabled() and torch._C._any_requires_grad(*args):
-        tensors, statics = family.split(args)
-        return _record(family, statics, *tensors)
-    return family.run(*args)
+class Direct:
+    """Calls of one family."""
 
+    def __init__(self, family: Family) -> None:
+        self.family = family
+        self._record = _applied(_Recorded, family.name)
+        self._record_backward = _applied(_RecordedBackward, f"{family.name}_backward")
 
-def _run_backward(family: Family, grad: torch.Tensor, *args: Any) -> tuple[torch.Tensor, ...]:
-    """What the backward operator returns, with its derivatives."""
-    tensors, statics = family.split(args)
-    if torch.compiler.is_compiling() or not is_equivalent((grad, *tensors)):
-        return family.backward_op(grad, *args)
-    if torch._C.is_grad_enabled() and torch._C._any_requires_grad(grad, *tensors):
-        return _record_backward(family, statics, grad, *tensors)
-    return family.run_backward(grad, *args)
+    def run(self, *args: Any) -> torch.Tensor:
+        """What the forward operator returns, with its derivatives."""
+        if autocasts(args[0]):
+            args = tuple(self.family.autocast(args))
+        if torch._C.is_grad_enabled() and torch._C._any_requires_grad(*args):
+            tensors, statics = self.family.split(args)
+            return self._record(self, statics, *tensors)
+        return self.family.run(*args)
+
+    def run_backward(self, grad: torch.Tensor, *args: Any) -> tuple[torch.Tensor, ...]:
+        """What the backward operator returns, with its derivatives."""
+        tensors, statics = self.family.split(args)
+        if torch.compiler.is_compiling() or not is_equivalent((grad, *tensors)):
+            return self.family.backward_op(grad, *args)
+        if torch._C.is_grad_enabled() and torch._C._any_requires_grad(grad, *tensors):
+            return self._record_backward(self, statics, grad, *tensors)
+        return self.family.run_backward(grad, *args)
 
 
 class _Recorded(torch.autograd.Function):
-    """``(family, statics, *tensors)`` of the forward operator."""
+    """``(direct, statics, *tensors)`` of the forward operator."""
 
     # With the context as an argument: the other style looks the signature up in every call.
     @staticmethod
-    def forward(ctx: Any, family: Family, statics: tuple[Any, ...], *tensors: torch.Tensor | None) -> torch.Tensor:
-        ctx.family, ctx.statics = family, statics
+    def forward(ctx: Any, direct: Direct, statics: tuple[Any, ...], *tensors: torch.Tensor | None) -> torch.Tensor:
+        ctx.direct, ctx.statics = direct, statics
         ctx.save_for_backward(*tensors)
-        return family.run(*tensors, *statics)
+        return direct.family.run(*tensors, *statics)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[Any, ...]:
-        family: Family = ctx.family
-
-        def backward(*call: Any) -> tuple[torch.Tensor, ...]:
-            return _run_backward(family, *call)
-
-        grads = family.gradients(backward, grad, ctx.saved_tensors, ctx.statics, ctx.needs_input_grad[2:])
+        run = ctx.direct.run_backward
+        grads = ctx.direct.family.gradients(run, grad, ctx.saved_tensors, ctx.statics, ctx.needs_input_grad[2:])
         return None, None, *grads
 
 
 class _RecordedBackward(torch.autograd.Function):
-    """``(family, statics, grad, *tensors)`` of the backward operator."""
+    """``(direct, statics, grad, *tensors)`` of the backward operator."""
 
     @staticmethod
     def forward(
-        ctx: Any, family: Family, statics: tuple[Any, ...], grad: torch.Tensor, *tensors: torch.Tensor | None
+        ctx: Any, direct: Direct, statics: tuple[Any, ...], grad: torch.Tensor, *tensors: torch.Tensor | None
     ) -> tuple[torch.Tensor, ...]:
-        ctx.family, ctx.statics = family, statics
+        ctx.direct, ctx.statics = direct, statics
         ctx.save_for_backward(grad, *tensors)
-        return family.run_backward(grad, *tensors, *statics)
+        return direct.family.run_backward(grad, *tensors, *statics)
 
     @staticmethod
     def backward(ctx: Any, *cotangents: torch.Tensor) -> tuple[Any, ...]:
-        grads = ctx.family.second_gradients(cotangents, ctx.saved_tensors, ctx.statics)
+        grads = ctx.direct.family.second_gradients(cotangents, ctx.saved_tensors, ctx.statics)
         return None, None, *grads
 
 
-# What ``apply`` does beside: look for wrapped tensors, of which there are none here.
-_record = super(torch.autograd.Function, _Recorded).apply
-_record_backward = super(torch.autograd.Function, _RecordedBackward).apply
+def _applied(function: type[torch.autograd.Function], name: str) -> Callable[..., Any]:
+    """``apply`` of a function of that name, which is what graphs call it, without what ``apply`` does beside: look for wrapped
+    tensors, of which there are none here."""
+    return super(torch.autograd.Function, type(name, (function,), {})).apply
