@@ -27,9 +27,11 @@ template <class E>
 Choice choose(const NetShape& shape) {
   constexpr bool half = std::is_same<E, Half>::value;
   const int tiles = number_tiles(shape.coord_dim);
-  if (tiles == 1 && shape.hidden_layers == 2) {
-    if (shape.activation == kSin) return chosen<E, KnownNet<kSin, 2, kShortSteps, half>, 1>();
-    if (shape.activation == kSilu) return chosen<E, KnownNet<kSilu, 2, kShortSteps, false>, 1>();
+  if (row_steps(shape.coord_dim) == kShortSteps && shape.hidden_layers == 2) {
+    using Sines = KnownNet<kSin, 2, kShortSteps, half>;
+    using Silus = KnownNet<kSilu, 2, kShortSteps, false>;
+    if (shape.activation == kSin) return tiles == 1 ? chosen<E, Sines, 1>() : chosen<E, Sines, 2>();
+    if (shape.activation == kSilu) return tiles == 1 ? chosen<E, Silus, 1>() : chosen<E, Silus, 2>();
   }
   using Any = KnownNet<kAny, kAny, kAny, true>;
   return tiles > 2 ? chosen<E, Any, 4>() : chosen<E, Any, 2>();

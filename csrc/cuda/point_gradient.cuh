@@ -151,14 +151,27 @@ PGCONV_KERNEL(kPointWarps * kWarp) point_gradient(const PointGradient p) {
     bool valid = c < columns && j < e.Nv;
     copy_async<16>(memory + shared.f + k / more * shared.f_row + k % more * 16, valid ? column_at(p.f, c, e.Nv, j) : p.f, valid);
   }
-  const int octets = kOwnColumns / 8 + more;
+  // Where the columns are those of one image, and few, a thread has the same piece of every second output and divides nothing.
+  constexpr int own_octets = kOwnColumns / 8, sweep = kPointWarps * kWarp / (own_octets * width);
+  const int own_h = thread() / own_octets % width, own_c = thread() % own_octets * 8, own_i = thread() / (own_octets * width);
+  const bool plain = more == 0 && p.images == 1, own_piece = own_h < H && own_c < columns;
+  const uint16_t* moments = p.moments + ((s * e.Nu + i_begin) * H + own_h) * p.C + own_c;
+  const int octets = own_octets + more;
   auto load_stage = [&](int i0, int buffer) {
     unsigned char* stage = memory + shared.stage + buffer * shared.stage_size;
-    for (int k = thread(); k < p.outputs * width * octets; k += threads()) {
-      int row = k / octets, c = (k - row * octets) * 8, i = i0 + row / width, h = row % width;
-      bool valid = c < columns && i < outputs && h < H;
-      copy_async<16>(stage + row * shared.columns_row + 2 * c,
-                     valid ? column_at(p.moments, c, e.Nu * H, (i_begin + i) * H + h) : p.moments, valid);
+    if (plain) {
+      unsigned char* own = stage + own_h * shared.columns_row + 2 * own_c;
+      for (int i = own_i; i < p.outputs; i += sweep) {
+        bool valid = own_piece && i0 + i < outputs;
+        copy_async<16>(own + i * width * shared.columns_row, valid ? moments + (i0 + i) * H * p.C : p.moments, valid);
+      }
+    } else {
+      for (int k = thread(); k < p.outputs * width * octets; k += threads()) {
+        int row = k / octets, c = (k - row * octets) * 8, i = i0 + row / width, h = row % width;
+        bool valid = c < columns && i < outputs && h < H;
+        copy_async<16>(stage + row * shared.columns_row + 2 * c,
+                       valid ? column_at(p.moments, c, e.Nu * H, (i_begin + i) * H + h) : p.moments, valid);
+      }
     }
     for (int k = thread(); k < p.u_fields * kFieldRow; k += threads()) {
       int i = i0 + k % kFieldRow;
