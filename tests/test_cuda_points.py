@@ -132,10 +132,10 @@ def test_gradients_of_orbit_coordinates(machine, form):
 @HALVES
 @pytest.mark.parametrize("activation", packing.ACTIVATIONS)
 @pytest.mark.parametrize(("hidden", "layers"), [(1, 2), (32, 2), (7, 3), (32, 3)])
-@pytest.mark.parametrize("chart", ["product", "embed"])
-def test_gradients_of_every_activation_and_width(machine, activation, hidden, layers, dtype, chart):
-    """Kernels know common nets, with one tile of numbers for three coordinates and two for four."""
-    group, net, spec = call("SE(2)", activation, hidden=hidden, layers=layers, chart=chart)
+@pytest.mark.parametrize(("name", "chart"), [("SE(2)", "product"), ("SE(2)", "embed"), ("SE(3)", "product")])
+def test_gradients_of_every_activation_and_width(machine, activation, hidden, layers, dtype, name, chart):
+    """Kernels know common nets, by the number of coordinates: up to three, four, and up to seven."""
+    group, net, spec = call(name, activation, hidden=hidden, layers=layers, chart=chart)
     check_gradient(machine, spec, 1, 8, *operands(group, net, 1, 20, 1, 5, torch.float32), dtype)
 
 

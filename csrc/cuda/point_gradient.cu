@@ -23,15 +23,21 @@ Choice chosen() {
   return {point_gradient<E, Net, tiles>, tiles, Net::split == 1};
 }
 
+// Common nets are known to kernels of their own, as long as there are few coordinates; with up to 4 the first layer's operands stay
+// in registers.
+template <class E, int activation, bool split>
+Choice choose_known(const NetShape& shape, int tiles) {
+  using Short = KnownNet<activation, 2, kShortSteps, split>;
+  if (row_steps(shape.coord_dim) > kShortSteps) return chosen<E, KnownNet<activation, 2, kAny, split>, 2>();
+  return tiles == 1 ? chosen<E, Short, 1>() : chosen<E, Short, 2>();
+}
+
 template <class E>
 Choice choose(const NetShape& shape) {
-  constexpr bool half = std::is_same<E, Half>::value;
   const int tiles = number_tiles(shape.coord_dim);
-  if (row_steps(shape.coord_dim) == kShortSteps && shape.hidden_layers == 2) {
-    using Sines = KnownNet<kSin, 2, kShortSteps, half>;
-    using Silus = KnownNet<kSilu, 2, kShortSteps, false>;
-    if (shape.activation == kSin) return tiles == 1 ? chosen<E, Sines, 1>() : chosen<E, Sines, 2>();
-    if (shape.activation == kSilu) return tiles == 1 ? chosen<E, Silus, 1>() : chosen<E, Silus, 2>();
+  if (tiles <= 2 && shape.hidden_layers == 2) {
+    if (shape.activation == kSin) return choose_known<E, kSin, std::is_same<E, Half>::value>(shape, tiles);
+    if (shape.activation == kSilu) return choose_known<E, kSilu, false>(shape, tiles);
   }
   using Any = KnownNet<kAny, kAny, kAny, true>;
   return tiles > 2 ? chosen<E, Any, 4>() : chosen<E, Any, 2>();
