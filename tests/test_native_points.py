@@ -193,6 +193,49 @@ def test_agrees_with_the_reference(shape, dtype, level):
         assert error(alone[i], wanted) <= gradient_bound, (i, "alone")
 
 
+# Groups, forms, B, Nv, Nu, C, O, depthwise, bias: examples with elements of their own and few pairs.
+FEW_PAIRS = {
+    "pairs-1": ("SE(2)", "convolution", 5, 1, 1, 3, 2, False, True),
+    "pairs-3x7": ("SE(3)", "correlation", 70, 3, 7, 5, 17, False, True),
+    "pairs-8x4": ("T(3)", "convolution", 33, 8, 4, 70, 3, False, False),
+    "pairs-depthwise": ("E(2)", "convolution", 19, 5, 6, 4, 4, True, True),
+}
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", FEW_PAIRS)
+@pytest.mark.parametrize("most", [0, 1 << 20])
+def test_examples_of_few_pairs_one_by_one_and_together(shape, dtype, most, monkeypatch, level):
+    monkeypatch.setattr(native, "MOST_PAIRS", most)
+    monkeypatch.setattr(native, "MOST_PAIRS_BACKWARD", most)
+    group, form, b, nv, nu, c, o, depthwise, bias = FEW_PAIRS[shape]
+    monkeypatch.setitem(
+        SHAPES, shape, (group, "product", form, b, b, b, nv, nu, c, o, 9, 3, "sin", None, depthwise, bias)
+    )
+    asked = []
+    together = native._together
+
+    def watched(*args):
+        asked.append(together(*args))
+        return asked[-1]
+
+    monkeypatch.setattr(native, "_together", watched)
+    test_agrees_with_the_reference(shape, dtype, level)
+    assert asked and all((operands[0].shape[0] == 1) == (most > 0) for operands, _ in asked)
+
+
+def test_few_pairs_share_nothing_and_keep_nan_to_themselves(monkeypatch):
+    monkeypatch.setitem(
+        SHAPES, "x", ("SE(2)", "product", "convolution", 9, 9, 9, 4, 5, 3, 2, 8, 3, "sin", None, False, True)
+    )
+    tensors, rest = call("x", torch.float32)
+    tensors[0][4, 2, 1] = float("nan")
+    out = native.forward(tensors, *rest)
+    assert out[4].isnan().all() and not out[[0, 1, 2, 3, 5, 6, 7, 8]].isnan().any()
+    empty = [x[:0] if i < 3 else x for i, x in enumerate(tensors)]
+    assert native.forward(empty, *rest).shape == (0, 5, 2)
+
+
 @pytest.mark.parametrize("count", [2, 3, 7])
 @pytest.mark.parametrize("shape", ["tile", "tile+1", "many-outputs", "depthwise-shared", "csr-shared", "csr-each"])
 def test_any_number_of_threads_gives_the_same(shape, count):

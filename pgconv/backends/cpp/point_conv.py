@@ -20,11 +20,18 @@ Operands = Sequence[Tensor | None]
 
 _OWN = {torch.float32, torch.float64}
 
+MOST_PAIRS, MOST_PAIRS_BACKWARD = 32, 512
+"""Of an example, up to which examples with elements of their own are taken as one ragged batch: tiles are then of pairs of several
+of them."""
+
 
 def forward(operands: Operands, lists: Lists, spec: FeatureSpec, depthwise: bool) -> Tensor:
     """``[B,Nu,O]`` in the signal's dtype."""
+    shape = operands[0].shape[0], operands[2].shape[1], operands[4].shape[0]
+    operands, lists = _together(operands, lists, MOST_PAIRS)
     out = ops().point_conv(*_wide(*operands), *_lists(lists), depthwise, *_text(spec))
-    return out if out.dtype == operands[0].dtype else out.to(operands[0].dtype)
+    out = out if out.dtype == operands[0].dtype else out.to(operands[0].dtype)
+    return out.reshape(shape)
 
 
 def backward(
@@ -37,9 +44,22 @@ def backward(
 ) -> list[Tensor | None]:
     """Gradients of the operands (None where not needed)."""
     bits = needs[0] | any(needs[1:4]) << 1 | any(needs[4:6]) << 2
-    call = *_wide(grad, *operands), *_lists(lists), depthwise, *_text(spec), bits
+    together, lists = _together(operands, lists, MOST_PAIRS_BACKWARD)
+    grad = grad.reshape(together[0].shape[0], together[2].shape[1], grad.shape[2])
+    call = *_wide(grad, *together), *_lists(lists), depthwise, *_text(spec), bits
     found = ops().point_conv_backward(*call)
-    return [g.to(x.dtype) if need else None for g, x, need in zip(found, operands, needs)]
+    return [g.to(x.dtype).reshape(x.shape) if need else None for g, x, need in zip(found, operands, needs)]
+
+
+def _together(operands: Operands, lists: Lists, most: int) -> tuple[Operands, Lists]:
+    """The same sums as one example, its inputs and outputs those of all in turn, where examples have few pairs."""
+    f, v, u, *net = operands
+    batch, nv, nu = f.shape[0], f.shape[1], u.shape[1]
+    if batch < 2 or not lists.dense or v.shape[0] < batch or u.shape[0] < batch or not 0 < nv * nu <= most:
+        return operands, lists
+    rowptr = torch.arange(0, batch * nu * nv + 1, nv)
+    first = torch.arange(0, batch * nv, nv).repeat_interleave(nu)
+    return (*(x.reshape(1, -1, x.shape[2]) for x in (f, v, u)), *net), Lists(None, rowptr, first)
 
 
 def _wide(*tensors: Tensor | None) -> list[Tensor | None]:
