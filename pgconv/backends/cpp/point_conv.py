@@ -27,11 +27,11 @@ of them."""
 
 def forward(operands: Operands, lists: Lists, spec: FeatureSpec, depthwise: bool) -> Tensor:
     """``[B,Nu,O]`` in the signal's dtype."""
-    shape = operands[0].shape[0], operands[2].shape[1], operands[4].shape[0]
-    operands, lists = _together(operands, lists, MOST_PAIRS)
+    if _have_few_pairs(operands, lists, MOST_PAIRS):
+        shape = operands[0].shape[0], operands[2].shape[1]
+        return forward(*_together(operands), spec, depthwise).reshape(*shape, -1)
     out = ops().point_conv(*_wide(*operands), *_lists(lists), depthwise, *_text(spec))
-    out = out if out.dtype == operands[0].dtype else out.to(operands[0].dtype)
-    return out.reshape(shape)
+    return out if out.dtype == operands[0].dtype else out.to(operands[0].dtype)
 
 
 def backward(
@@ -43,20 +43,27 @@ def backward(
     depthwise: bool,
 ) -> list[Tensor | None]:
     """Gradients of the operands (None where not needed)."""
+    if _have_few_pairs(operands, lists, MOST_PAIRS_BACKWARD):
+        grad = grad.reshape(1, -1, grad.shape[2])
+        found = backward(needs, grad, *_together(operands), spec, depthwise)
+        return [None if g is None else g.reshape(x.shape) for g, x in zip(found, operands)]
     bits = needs[0] | any(needs[1:4]) << 1 | any(needs[4:6]) << 2
-    together, lists = _together(operands, lists, MOST_PAIRS_BACKWARD)
-    grad = grad.reshape(together[0].shape[0], together[2].shape[1], grad.shape[2])
-    call = *_wide(grad, *together), *_lists(lists), depthwise, *_text(spec), bits
+    call = *_wide(grad, *operands), *_lists(lists), depthwise, *_text(spec), bits
     found = ops().point_conv_backward(*call)
-    return [g.to(x.dtype).reshape(x.shape) if need else None for g, x, need in zip(found, operands, needs)]
+    return [g.to(x.dtype) if need else None for g, x, need in zip(found, operands, needs)]
 
 
-def _together(operands: Operands, lists: Lists, most: int) -> tuple[Operands, Lists]:
-    """The same sums as one example, its inputs and outputs those of all in turn, where examples have few pairs."""
+def _have_few_pairs(operands: Operands, lists: Lists, most: int) -> bool:
+    """Whether there are several examples, with elements of their own and few pairs each."""
+    f, v, u = operands[:3]
+    batch = f.shape[0]
+    return batch > 1 and lists.dense and v.shape[0] == u.shape[0] == batch and 0 < f.shape[1] * u.shape[1] <= most
+
+
+def _together(operands: Operands) -> tuple[Operands, Lists]:
+    """The same sums as one example, whose inputs and outputs are those of all in turn."""
     f, v, u, *net = operands
     batch, nv, nu = f.shape[0], f.shape[1], u.shape[1]
-    if batch < 2 or not lists.dense or v.shape[0] < batch or u.shape[0] < batch or not 0 < nv * nu <= most:
-        return operands, lists
     rowptr = torch.arange(0, batch * nu * nv + 1, nv)
     first = torch.arange(0, batch * nv, nv).repeat_interleave(nu)
     return (*(x.reshape(1, -1, x.shape[2]) for x in (f, v, u)), *net), Lists(None, rowptr, first)
