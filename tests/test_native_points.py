@@ -199,6 +199,8 @@ FEW_PAIRS = {
     "pairs-3x7": ("SE(3)", "correlation", 70, 3, 7, 5, 17, False, True),
     "pairs-8x4": ("T(3)", "convolution", 33, 8, 4, 70, 3, False, False),
     "pairs-depthwise": ("E(2)", "convolution", 19, 5, 6, 4, 4, True, True),
+    "pairs-no-channels": ("T(2)", "convolution", 3, 2, 5, 0, 4, False, True),
+    "pairs-no-outputs": ("T(2)", "convolution", 3, 2, 5, 4, 0, False, False),
 }
 
 

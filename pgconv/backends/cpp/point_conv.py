@@ -29,7 +29,7 @@ def forward(operands: Operands, lists: Lists, spec: FeatureSpec, depthwise: bool
     """``[B,Nu,O]`` in the signal's dtype."""
     if _have_few_pairs(operands, lists, MOST_PAIRS):
         shape = operands[0].shape[0], operands[2].shape[1]
-        return forward(*_together(operands), spec, depthwise).reshape(*shape, -1)
+        return forward(*_together(operands), spec, depthwise)[0].unflatten(0, shape)
     out = ops().point_conv(*_wide(*operands), *_lists(lists), depthwise, *_text(spec))
     return out if out.dtype == operands[0].dtype else out.to(operands[0].dtype)
 
@@ -44,8 +44,7 @@ def backward(
 ) -> list[Tensor | None]:
     """Gradients of the operands (None where not needed)."""
     if _have_few_pairs(operands, lists, MOST_PAIRS_BACKWARD):
-        grad = grad.reshape(1, -1, grad.shape[2])
-        found = backward(needs, grad, *_together(operands), spec, depthwise)
+        found = backward(needs, _in_turn(grad), *_together(operands), spec, depthwise)
         return [None if g is None else g.reshape(x.shape) for g, x in zip(found, operands)]
     bits = needs[0] | any(needs[1:4]) << 1 | any(needs[4:6]) << 2
     call = *_wide(grad, *operands), *_lists(lists), depthwise, *_text(spec), bits
@@ -66,7 +65,11 @@ def _together(operands: Operands) -> tuple[Operands, Lists]:
     batch, nv, nu = f.shape[0], f.shape[1], u.shape[1]
     rowptr = torch.arange(0, batch * nu * nv + 1, nv)
     first = torch.arange(0, batch * nv, nv).repeat_interleave(nu)
-    return (*(x.reshape(1, -1, x.shape[2]) for x in (f, v, u)), *net), Lists(None, rowptr, first)
+    return (*map(_in_turn, (f, v, u)), *net), Lists(None, rowptr, first)
+
+
+def _in_turn(x: Tensor) -> Tensor:
+    return x.flatten(0, 1)[None]
 
 
 def _wide(*tensors: Tensor | None) -> list[Tensor | None]:
