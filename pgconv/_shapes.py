@@ -13,6 +13,11 @@ def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 
+def dtype_names(*tensors: torch.Tensor) -> tuple[str, ...]:
+    """Of each."""
+    return tuple(dtype_name(x.dtype) for x in tensors)
+
+
 def describe(value: object) -> str:
     """Short text of what was received: shape and dtype of a tensor, the value and type of anything else."""
     if isinstance(value, torch.Tensor):

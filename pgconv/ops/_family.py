@@ -126,7 +126,7 @@ class Family:
         statics: Sequence[Any],
         needed: Sequence[bool],
     ) -> tuple[torch.Tensor | None, ...]:
-        """Derivative of the forward operator: of each of its arguments, None where there is none or it is not needed.
+        """Derivative of the forward operator: of each of its tensors, None where there is none or it is not needed.
 
         Args:
             backward: what runs the backward operator

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from pgconv._shapes import dtype_name
+from pgconv._shapes import dtype_names
 from pgconv.backends.reference import features as reference
 from pgconv.ops._define import define_op
 from pgconv.ops._family import Family
@@ -14,7 +14,7 @@ from pgconv.spec import Facts, FeatureSpec
 
 def _relative_facts(v: torch.Tensor, u: torch.Tensor, params: torch.Tensor, spec: FeatureSpec) -> Facts:
     sizes = (("S", max(v.shape[0], u.shape[0])), ("Nv", v.shape[1]), ("Nu", u.shape[1]))
-    return Facts("relative_features", v.device.type, tuple(dtype_name(x.dtype) for x in (v, u, params)), sizes, spec)
+    return Facts("relative_features", v.device.type, dtype_names(v, u, params), sizes, spec)
 
 
 def _relative_fake(v: torch.Tensor, u: torch.Tensor, params: torch.Tensor, spec: FeatureSpec) -> torch.Tensor:
@@ -41,13 +41,7 @@ relative_features = define_op(
 def _net_facts(coords: torch.Tensor, params: torch.Tensor, net: str) -> Facts:
     count = coords.numel() // max(coords.shape[-1], 1)
     spec = FeatureSpec("", "", "", "", net)
-    return Facts(
-        "kernel_net",
-        coords.device.type,
-        (dtype_name(coords.dtype), dtype_name(params.dtype)),
-        (("points", count),),
-        spec,
-    )
+    return Facts("kernel_net", coords.device.type, dtype_names(coords, params), (("points", count),), spec)
 
 
 kernel_net = define_op(

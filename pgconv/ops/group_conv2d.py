@@ -11,7 +11,7 @@ import torch
 
 from pgconv._autocast import dtype_of
 from pgconv._layout import empty_as
-from pgconv._shapes import dtype_name
+from pgconv._shapes import dtype_name, dtype_names
 from pgconv.backends.reference.group_conv2d import group_conv2d as reference
 from pgconv.ops import dispatch, gpu_costs
 from pgconv.ops._define import define_op
@@ -26,7 +26,7 @@ def _facts(f: torch.Tensor, phi: torch.Tensor, weight: torch.Tensor, geometry: C
     out = geometry.out_size(height, width)
     values = (b, c, nv, height, width, s, nu, t, h, weight.shape[0], *out)
     names = ("B", "C", "Nv", "H", "W", "S", "Nu", "T", "Hb", "O", "Ho", "Wo")
-    dtypes = tuple(dtype_name(x.dtype) for x in (f, phi, weight))
+    dtypes = dtype_names(f, phi, weight)
     tf32 = f.device.type == "cuda" and torch.backends.cudnn.conv.fp32_precision == "tf32"
     return Facts("group_conv2d", f.device.type, dtypes, tuple(zip(names, values)), None, geometry, tf32)
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from pgconv._shapes import dtype_name
+from pgconv._shapes import dtype_names
 from pgconv.backends.lists import Lists
 from pgconv.backends.reference.pieces import pieces
 from pgconv.backends.reference.point_conv import point_conv as reference
@@ -34,7 +34,7 @@ def _facts(f, v, u, params, weight, bias, index, rowptr, first, spec: FeatureSpe
         ("depthwise", int(depthwise)),
         ("lists", 0 if lists.dense else 1 if rowptr is None else 2),
     )
-    dtypes = tuple(dtype_name(x.dtype) for x in (f, v, u, params, weight))
+    dtypes = dtype_names(f, v, u, params, weight)
     return Facts("point_conv", f.device.type, dtypes, sizes, spec)
 
 

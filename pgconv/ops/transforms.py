@@ -32,6 +32,7 @@ class Operation(Protocol):
     decode: Callable[..., tuple[Any, ...]]
     composite: Callable[..., Tensor]
     split: Callable[[Sequence[Any]], tuple[_Operands, tuple[Any, ...]]]
+    gradients: Callable[..., tuple[Tensor | None, ...]]
 
     @property
     def forward_op(self) -> Callable[..., Tensor]: ...
@@ -66,11 +67,14 @@ class _Forward(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        op, count = ctx.op, ctx.op.differentiable
-        needs = tuple(map(bool, ctx.needs_input_grad[1 : count + 1]))
-        grads = _Backward.apply(op, needs, grad, *ctx.saved_tensors, *ctx.statics)
-        kept = [g if need else None for g, need in zip(grads, needs)]
-        return (None, *kept, *[None] * (len(op.tensors) - count + len(ctx.statics)))
+        op = ctx.op
+
+        def backward(grad: Tensor, *call: Any) -> tuple[Tensor, ...]:
+            *args, needs = call
+            return _Backward.apply(op, tuple(needs), grad, *args)
+
+        grads = op.gradients(backward, grad, ctx.saved_tensors, ctx.statics, ctx.needs_input_grad[1:])
+        return (None, *grads, *[None] * len(ctx.statics))
 
     @staticmethod
     def jvp(ctx: Any, _: None, *tangents: Any) -> Tensor:

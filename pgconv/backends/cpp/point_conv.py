@@ -43,7 +43,8 @@ def backward(
     depthwise: bool,
 ) -> list[Tensor | None]:
     """Gradients of the operands (None where not needed)."""
-    if _have_few_pairs(operands, lists, MOST_PAIRS_BACKWARD):
+    # Depthwise there is less to gain backward, too.
+    if _have_few_pairs(operands, lists, MOST_PAIRS if depthwise else MOST_PAIRS_BACKWARD):
         found = backward(needs, _in_turn(grad), *_together(operands), spec, depthwise)
         return [None if g is None else g.reshape(x.shape) for g, x in zip(found, operands)]
     bits = needs[0] | any(needs[1:4]) << 1 | any(needs[4:6]) << 2
