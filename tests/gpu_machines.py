@@ -58,9 +58,10 @@ class Emulated:
         call = bits, f.dtype == torch.float16, v, u, params, *lists
         return self._call("point_list_moments", *call, *self._text(spec))
 
-    def point_gradient(self, grad, f, v, u, params, spec):
+    def point_gradient(self, grad, f, factor, v, u, params, spec):
         bits = [x.contiguous().view(torch.int16).numpy().view(np.uint16) for x in (grad, f)]
-        return self._call("point_gradient", *bits, f.dtype == torch.float16, v, u, params, *self._text(spec))
+        call = *bits, f.dtype == torch.float16, factor, v, u, params
+        return self._call("point_gradient", *call, *self._text(spec), self.capability, self.parts)
 
     def _conv(self, name, *tensors, taps, geometry, sizes=(), before=(), more=()):
         bits = [x.contiguous().view(torch.int16).numpy().view(np.uint16) for x in tensors]
@@ -104,8 +105,8 @@ class Emulated:
     def why_not_moments(self, net):
         return self.module.why_not_moments(net)
 
-    def why_not_gradient(self, group, net, columns):
-        return self.module.why_not_gradient(group, net, columns)
+    def why_not_gradient(self, group, net, columns, exact):
+        return self.module.why_not_gradient(group, net, columns, exact, self.capability)
 
     @staticmethod
     def _text(spec):
@@ -116,6 +117,9 @@ class Device:
     """The same on a GPU, whose schedules are its own affair."""
 
     def with_seed(self, seed):
+        return self
+
+    def with_parts(self, parts):
         return self
 
     def _point(self, name, *args):
@@ -136,8 +140,9 @@ class Device:
     def why_not_moments(self, net):
         return torch.ops.pgconv_C.cuda_why_not_moments(net)
 
-    def why_not_gradient(self, group, net, columns):
-        return torch.ops.pgconv_C.cuda_why_not_gradient(group, net, columns)
+    def why_not_gradient(self, group, net, columns, exact):
+        capability = torch.ops.pgconv_C.cuda_capability(torch.cuda.current_device())
+        return torch.ops.pgconv_C.cuda_why_not_gradient(group, net, columns, exact, capability)
 
     def __getattr__(self, name):
         function = getattr(native_features, name)

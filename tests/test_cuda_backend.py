@@ -36,8 +36,8 @@ def device(request, monkeypatch):
     def moments(f, v, u, params, group, chart, part, form, net):
         return machine.point_moments(f, v, u, params, FeatureSpec(group, chart, part, form, net))
 
-    def gradient(grad, f, v, u, params, group, chart, part, form, net):
-        return machine.point_gradient(grad, f, v, u, params, FeatureSpec(group, chart, part, form, net))
+    def gradient(grad, f, factor, v, u, params, group, chart, part, form, net):
+        return machine.point_gradient(grad, f, factor, v, u, params, FeatureSpec(group, chart, part, form, net))
 
     def list_moments(f, v, u, params, index, rowptr, first, group, chart, part, form, net):
         spec = FeatureSpec(group, chart, part, form, net)
@@ -48,7 +48,8 @@ def device(request, monkeypatch):
         point_list_moments=list_moments,
         point_gradient=gradient,
         cuda_why_not_moments=machine.why_not_moments,
-        cuda_why_not_gradient=machine.why_not_gradient,
+        cuda_why_not_gradient=machine.module.why_not_gradient,
+        cuda_capability=lambda device: machine.capability,
         cuda_why_not_net=machine.module.why_not_net,
     )
     for module in (point_conv, point_features, point_lists):
@@ -152,6 +153,52 @@ def test_float32_keeps_the_bounds_of_float32(device, scale, sets, depthwise):
     gradients = torch.autograd.grad(want, leaves, grad.double().cpu())
     for x, y in zip(point_conv.backward([True] * 6, grad, tensors, spec, depthwise), gradients):
         assert x.dtype == torch.float32 and error(x, y) < 1e-5
+
+
+def gradients(device, tensors, spec, grad):
+    """Of v, u and params, found and by the reference."""
+    leaves = [x.requires_grad_() for x in wide(tensors)]
+    want = torch.autograd.grad(
+        reference(*leaves, Lists(None, None, None), spec, False), leaves[1:4], grad.double().cpu()
+    )
+    return point_conv.backward([False, True, True, True, False, False], grad, tensors, spec, False)[1:4], want
+
+
+@pytest.mark.parametrize("channels", [9, 40, 110])
+def test_float32_gradients_of_columns_and_sets_of_other_sizes(device, monkeypatch, channels):
+    """A column counts by its signal times its gradient, one of zeros not at all, and every set for itself."""
+    monkeypatch.setattr(point_conv, "point_features", None)  # all by the kernel
+    tensors, spec = call(device, torch.float32, channels=channels)
+    sizes = torch.logspace(-6, 6, channels, device=tensors[0].device)
+    tensors[0], tensors[4] = tensors[0] * sizes, tensors[4] / sizes[:, None]
+    tensors[0][1, :, 3] = 0
+    grad = torch.randn(2, 6, 3, generator=torch.Generator().manual_seed(4)) * torch.tensor([1e-9, 1.0])[:, None, None]
+    found, want = gradients(device, tensors, spec, grad.to(device))
+    for x, y in zip(found, want):
+        for own, exact in zip(x, y) if x.dim() > 1 else [(x, y)]:
+            assert error(own, exact) < 1e-5
+
+
+def test_float32_gradients_of_small_outputs_and_inputs(device):
+    """Each as accurate as the largest."""
+    tensors, spec = call(device, torch.float32, nv=20)
+    tensors[0] = tensors[0] * torch.logspace(-2, 0, 20, device=tensors[0].device)[:, None]
+    grad = torch.randn(2, 6, 3, generator=torch.Generator().manual_seed(4)) * torch.logspace(-3, 0, 6)[:, None]
+    (of_v, of_u, _), (want_v, want_u, _) = gradients(device, tensors, spec, grad.to(device))
+    for found, want in ((of_v, want_v), (of_u, want_u)):
+        for x, y in zip(found.flatten(0, 1), want.flatten(0, 1)):
+            assert error(x, y) < 1e-5
+
+
+def test_float32_gradients_of_a_set_with_nan_are_nan(device):
+    """All of them, and none of another set: in its parts the others could not be told from smaller ones."""
+    tensors, spec = call(device, torch.float32)
+    for bad in (torch.nan, torch.inf):
+        grad = torch.randn(2, 6, 3, generator=torch.Generator().manual_seed(4)).to(device)
+        grad[0, 2, 1] = bad
+        found, want = gradients(device, tensors, spec, grad)
+        assert found[2].isnan().all() and all(x[0].isnan().all() for x in found[:2])
+        assert all(error(x[1], y[1]) < 1e-5 for x, y in zip(found[:2], want))
 
 
 @pytest.mark.parametrize("sizes", [{"batch": 0, "sets": 1}, {"batch": 0, "sets": 0}, {"nu": 0}, {"nv": 0}], ids=str)
@@ -353,11 +400,16 @@ def test_workspaces_do_not_grow_with_the_pairs(monkeypatch):
         seen.append(u.shape[1] * 7 * f.shape[-1] * -(-f.shape[-2] // point_conv.TERMS))
         return torch.zeros(f.shape[0], u.shape[1], 7, f.shape[-1])
 
-    def gradient(grad, f, v, u, params, *names):
+    def gradient(grad, f, factor, v, u, params, *names):
         seen.append(u.shape[1] * max(blocks * point_conv.MOST_FIELDS, 7 * f.shape[-1]))
         return torch.zeros_like(v), torch.zeros_like(u), torch.zeros_like(params)
 
-    native = SimpleNamespace(point_moments=moments, point_gradient=gradient, cuda_why_not_gradient=lambda *_: "")
+    native = SimpleNamespace(
+        point_moments=moments,
+        point_gradient=gradient,
+        cuda_why_not_gradient=lambda *_: "",
+        cuda_capability=lambda _: 80,
+    )
     monkeypatch.setattr(point_conv, "ops", lambda: native)
     monkeypatch.setattr(point_conv, "MOMENTS", 1 << 20)
     point_conv.forward(tensors, spec, False)

@@ -151,7 +151,7 @@ PORTABLE_CHAIN = "conv_chain.*Lb0E"
         ("conv_feature_gradient", 8),
         ("point_moments", 21),
         ("list_moments", 10),
-        ("point_gradient", 16),
+        ("point_gradient", 22),
     ],
 )
 def test_matrix_products_are_matrix_instructions_on_registers(arch, kernel, variants):

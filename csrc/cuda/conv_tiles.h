@@ -30,8 +30,6 @@ inline int parts_of_walk(const ConvGradient& p, int64_t blocks, int64_t terms) {
   return wanted > 1 ? int(wanted) : 1;
 }
 
-inline int most_shared(int capability) { return capability == 90 ? kMostSharedBytes90 : kMostSharedBytes; }
-
 inline ConvTiles tiles_of_width(const ConvChain& conv, int width) {
   ConvTiles t{};
   t.width = width;

@@ -46,11 +46,19 @@ PGCONV_DEVICE void fast_activate(int activation, float (&z)[n][4]) {
   }
 }
 
-// The value, and the derivative in place of the argument.
-template <int A>
+// A full turn less or more of half turns, in radians: what the special-function unit takes without a loss.
+PGCONV_DEVICE float reduced_radians(float half_turns) {
+  constexpr float whole = 12582912.0f;  // 1.5 2^23, to which only whole numbers can be added
+  float turns = (0.5f * half_turns + whole) - whole;
+  return 3.14159265f * (half_turns - 2.0f * turns);
+}
+
+// The value, and the derivative in place of the argument; arguments of the sine in half turns if `exact`.
+template <int A, bool exact>
 PGCONV_DEVICE float fast_both(float& x) {
   float y, dy;
   if constexpr (A == kSin) {
+    if constexpr (exact) x = reduced_radians(x);
     y = fast_sine(x);
     dy = fast_cosine(x);
   } else if constexpr (A == kSilu) {
@@ -67,25 +75,25 @@ PGCONV_DEVICE float fast_both(float& x) {
   return y;
 }
 
-template <int A, int n>
+template <int A, bool exact, int n>
 PGCONV_DEVICE void fast_boths(float (&z)[n][4], float (&y)[n][4]) {
   PGCONV_UNROLL
   for (int k = 0; k < n; ++k)
     PGCONV_UNROLL
-    for (int e = 0; e < 4; ++e) y[k][e] = fast_both<A>(z[k][e]);
+    for (int e = 0; e < 4; ++e) y[k][e] = fast_both<A, exact>(z[k][e]);
 }
 
-template <int known, int n>
+template <int known, bool exact, int n>
 PGCONV_DEVICE void fast_activate_both(int activation, float (&z)[n][4], float (&y)[n][4]) {
   if constexpr (known >= 0) {
-    fast_boths<known>(z, y);
+    fast_boths<known, exact>(z, y);
   } else {
     switch (activation) {
-      case kSin: return fast_boths<kSin>(z, y);
-      case kSilu: return fast_boths<kSilu>(z, y);
-      case kRelu: return fast_boths<kRelu>(z, y);
-      case kGelu: return fast_boths<kGelu>(z, y);
-      default: return fast_boths<kTanh>(z, y);
+      case kSin: return fast_boths<kSin, exact>(z, y);
+      case kSilu: return fast_boths<kSilu, exact>(z, y);
+      case kRelu: return fast_boths<kRelu, exact>(z, y);
+      case kGelu: return fast_boths<kGelu, exact>(z, y);
+      default: return fast_boths<kTanh, exact>(z, y);
     }
   }
 }

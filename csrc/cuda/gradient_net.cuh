@@ -2,35 +2,31 @@
 // warps have of the parameters' gradients.
 #pragma once
 
-#include "half_net.cuh"
+#include "gradient_layout.cuh"
 
 namespace pgconv {
 namespace PGCONV_ISA {
 
-constexpr int kGradientWidth = 32;   // features, padded
-constexpr int kGradientCoords = 16;  // at most one less
-
-// A warp's sums of parameter gradients, padded: the first layer [kGradientCoords][width], its bias in row D; then the second
-// layer's matrix [width][width] and bias.
-constexpr int kGradientParams = kGradientCoords * kGradientWidth + kGradientWidth * (kGradientWidth + 1);
-
-// Matrices in two parts of the signal's type, the second layer's [width][width] and the first's [width][coords].
+// The second layer's matrix [width][width] in two parts, the first's [width][coords] in `parts`.
 struct PackGradientNet {
   NetShape shape;
   const float* params;
   uint16_t *matrix, *first;
+  int parts;
+
+  PGCONV_EVERYWHERE int count() const { return kGradientWidth * (2 * kGradientWidth + parts * kGradientCoords); }
 };
 
-template <class E>
+template <class E, class First>
 PGCONV_KERNEL(256) pack_gradient_net(const PackGradientNet p) {
   constexpr int width = kGradientWidth, coords = kGradientCoords;
   int H = p.shape.hidden, D = p.shape.coord_dim;
   const float* hidden = p.params + H * (D + 1);
   float scale = p.shape.activation == kSin ? hidden[(p.shape.hidden_layers - 1) * H * (H + 1)] : 1.0f;
-  for (int k = int(block()) * threads() + thread(); k < 2 * width * (width + coords); k += int(blocks()) * threads()) {
+  for (int k = int(block()) * threads() + thread(); k < p.count(); k += int(blocks()) * threads()) {
     if (int n = k - 2 * width * width; n >= 0) {
       int h = n / coords % width, c = n % coords;
-      p.first[n] = part_of<E>(h < H && c < D ? scale * p.params[h * D + c] : 0.0f, n / (width * coords));
+      p.first[n] = part_of<First>(h < H && c < D ? scale * p.params[h * D + c] : 0.0f, n / (width * coords));
     } else {
       int h = k / width % width, c = k % width;
       bool inside = p.shape.hidden_layers > 1 && h < H && c < H;

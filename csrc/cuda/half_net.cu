@@ -28,7 +28,7 @@ PGCONV_KERNEL(256) pack_half_net(const PackHalfNet p) {
     } else if (int64_t n = k - rows; n >= 0) {
       int64_t l = n % matrices / (width * width), row = n / width % width, column = n % width;
       float weight = row < H && column < H ? scale * hidden[l * H * (H + 1) + row * H + column] : 0.0f;
-      p.matrices[n] = part_of<Half>(weight, n / matrices);
+      p.matrices[n] = part_of<Half>(weight, int(n / matrices));
     } else {
       int64_t h = k / slots, d = k % slots / 8;
       float weight = h < H && d < D ? scale * p.params[h * D + d] : 0.0f;

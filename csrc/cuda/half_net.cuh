@@ -40,13 +40,6 @@ inline bool needs_split(const NetShape& shape) {
 
 HalfNet packed_half_net(Machine& machine, const NetShape& shape, int width, bool split, bool exact, const float* params);
 
-// The k-th of the two parts of a number.
-template <class E>
-PGCONV_DEVICE uint16_t part_of(float x, int64_t k) {
-  uint32_t high = E::pack(x, 0.0f);
-  return uint16_t(k == 0 ? high : E::pack(x - E::value(high, 0), 0.0f));
-}
-
 // What a net is known to be when a kernel is compiled; kAny: what is read when it runs.
 constexpr int kAny = -1;
 template <int activation_ = kAny, int layers_ = kAny, int steps_ = kAny, int split_ = kAny>
@@ -69,24 +62,26 @@ PGCONV_DEVICE void repeat(int count, F f) {
   }
 }
 
-// Words of numbers, and of what their rounding leaves over.
-template <int n>
-struct Words {
-  uint32_t high[n][2], low[n][2];
-};
+// Words of numbers.
 template <class E, int n>
 PGCONV_DEVICE void pack_rows(const float (&z)[n][4], uint32_t (&h)[n][2]) {
   PGCONV_UNROLL
   for (int m = 0; m < n; ++m) h[m][0] = E::pack(z[m][0], z[m][1]), h[m][1] = E::pack(z[m][2], z[m][3]);
 }
-template <class E, int n>
-PGCONV_DEVICE void pack_both(const float (&z)[n][4], Words<n>& h) {
-  pack_rows<E>(z, h.high);
+// Words of their parts: each is what rounding left over of the ones before, rounded.
+template <class E, int parts, int n>
+PGCONV_DEVICE void pack_parts(const float (&z)[n][4], uint32_t (&h)[parts][n][2]) {
   PGCONV_UNROLL
-  for (int m = 0; m < n; ++m)
+  for (int part = 0; part < parts; ++part)
     PGCONV_UNROLL
-    for (int k = 0; k < 2; ++k)
-      h.low[m][k] = E::pack(z[m][2 * k] - E::value(h.high[m][k], 0), z[m][2 * k + 1] - E::value(h.high[m][k], 1));
+    for (int m = 0; m < n; ++m)
+      PGCONV_UNROLL
+      for (int k = 0; k < 2; ++k) {
+        float x = z[m][2 * k], y = z[m][2 * k + 1];
+        PGCONV_UNROLL
+        for (int before = 0; before < part; ++before) x -= E::value(h[before][m][k], 0), y -= E::value(h[before][m][k], 1);
+        h[part][m][k] = E::pack(x, y);
+      }
 }
 
 // A matrix in shared memory, rows of `row` bytes, its second part `low` bytes behind.
@@ -114,7 +109,8 @@ PGCONV_DEVICE void multiply_step(int k, const uint32_t (&h)[depth][2], const uin
 // z[pair][h] = bias[h] + sum_k h[pair][k] W[h][k], of both parts of both where `split`: the small products first, since every
 // step cuts off a part of what is there already.
 template <class E, int depth, int n>
-PGCONV_DEVICE void multiply_rows(SharedMatrix matrix, bool split, const Words<depth>& h, const float* bias, float (&z)[n][4]) {
+PGCONV_DEVICE void multiply_rows(SharedMatrix matrix, bool split, const uint32_t (&h)[2][depth][2], const float* bias,
+                                 float (&z)[n][4]) {
   const unsigned char* own = right_rows(matrix.begin, matrix.row);
   auto multiply = [&](const uint32_t(&words)[depth][2], int part) {
     PGCONV_UNROLL
@@ -135,17 +131,17 @@ PGCONV_DEVICE void multiply_rows(SharedMatrix matrix, bool split, const Words<de
   };
   if (split) {
     for_all([](float& x, float) { x = 0; });
-    multiply(h.low, 0);
-    multiply(h.high, matrix.low);
+    multiply(h[1], 0);
+    multiply(h[0], matrix.low);
     for_all([](float& x, float b) { x += b; });
   } else {
     for_all([](float& x, float b) { x = b; });
   }
-  multiply(h.high, 0);
+  multiply(h[0], 0);
 }
-// z[pair][k] += sum_h h[pair][h] W[h][k], of both parts of the matrix.
-template <class E, int depth, int n>
-PGCONV_DEVICE void multiply_columns(SharedMatrix matrix, const uint32_t (&h)[depth][2], float (&z)[n][4]) {
+// z[pair][k] += sum_h h[pair][h] W[h][k], of both parts of the matrix and all of the numbers, but for the products of second ones.
+template <class E, int parts, int depth, int n>
+PGCONV_DEVICE void multiply_columns(SharedMatrix matrix, const uint32_t (&h)[parts][depth][2], float (&z)[n][4]) {
   const unsigned char* own = left_rows(matrix.begin, matrix.row);
   PGCONV_UNROLL
   for (int part = 0; part < 2; ++part)
@@ -155,7 +151,9 @@ PGCONV_DEVICE void multiply_columns(SharedMatrix matrix, const uint32_t (&h)[dep
       for (int m = 0; m < n / 2; ++m) {
         uint32_t w[4];
         load_matrices_transposed(w, own + part * matrix.low + 16 * k * matrix.row + 32 * m);
-        multiply_step<E>(k, h, w, z, m);
+        const int count = parts < 2 - part ? parts : 2 - part;
+        PGCONV_UNROLL
+        for (int of = 0; of < count; ++of) multiply_step<E>(k, h[of], w, z, m);
       }
 }
 // The left operands (feature, pair) of numbers (pair, feature).

@@ -11,6 +11,7 @@ constexpr int kSharedBytes = 48 << 10;
 constexpr int kMostSharedBytes = 99 << 10;
 // And that of compute capability 9.0.
 constexpr int kMostSharedBytes90 = 227 << 10;
+constexpr int most_shared(int capability) { return capability == 90 ? kMostSharedBytes90 : kMostSharedBytes; }
 
 struct Grid {
   int64_t blocks;

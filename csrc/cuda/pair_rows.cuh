@@ -28,16 +28,17 @@ PGCONV_INLINE int row_steps(int coord_dim) {
 // Rows of shared memory that matrices are read from begin in different banks.
 PGCONV_INLINE int row_bytes(int octets) { return (octets | 1) * kOctetBytes; }
 
+// The k-th of the parts of a number: each is what rounding left over of the ones before, rounded.
+template <class E>
+PGCONV_DEVICE uint16_t part_of(float x, int k) {
+  for (; k > 0; --k) x -= E::value(E::pack(x, 0.0f), 0);
+  return uint16_t(E::pack(x, 0.0f));
+}
+
 // One of the eight numbers of the weights' octet d.
 PGCONV_DEVICE uint16_t weight_slot(float weight, float bias, int d, int slot) {
   const int parts[8] = {0, 1, 2, 0, 1, 0, 2 * d, 1};  // of the bias: 0 and 1 in octet 0, 2 in octet 1
-  float x = slot < 6 ? weight : d == 0 || (d == 1 && slot == 6) ? bias : 0.0f;
-  uint32_t high = 0;
-  for (int k = 0; k <= parts[slot]; ++k) {
-    high = Bfloat16::pack(x, 0.0f);
-    x -= Bfloat16::value(high, 0);
-  }
-  return uint16_t(high);
+  return part_of<Bfloat16>(slot < 6 ? weight : d == 0 || (d == 1 && slot == 6) ? bias : 0.0f, parts[slot]);
 }
 
 constexpr uint32_t kBfloat16Ones = 0x3f803f80u;
@@ -45,14 +46,17 @@ constexpr uint32_t kBfloat16Ones = 0x3f803f80u;
 PGCONV_DEVICE void put_octet(unsigned char* row, int d, FourWords words) {
   *reinterpret_cast<FourWords*>(row + d * kOctetBytes) = words;
 }
-// Cut off instead of rounded: the parts are exact, and NaN stays NaN. Returns a word of the parts h and m.
-PGCONV_DEVICE uint32_t put_coordinate(unsigned char* row, int d, float x) {
+struct CoordinateParts {
+  uint32_t first_two, last;  // a word of h and m, and l
+};
+// Cut off instead of rounded: the parts are exact, and NaN stays NaN.
+PGCONV_DEVICE CoordinateParts put_coordinate(unsigned char* row, int d, float x) {
   float rest = x - number_of(bits_of(x) & 0xffff0000u);
   uint32_t low = bits_of(rest - number_of(bits_of(rest) & 0xffff0000u));
   uint32_t high = bits_of(x), middle = bits_of(rest);
   uint32_t both = high_halves(high, middle);
   put_octet(row, d, {{high_halves(high, high), both, high_halves(middle, low), kBfloat16Ones}});
-  return both;
+  return {both, low >> 16};
 }
 PGCONV_DEVICE void put_no_coordinates(unsigned char* row, int begin, int end) {
   for (int d = begin; d < end; ++d) put_octet(row, d, {{0, 0, 0, kBfloat16Ones}});

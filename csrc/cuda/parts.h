@@ -19,8 +19,10 @@ constexpr int64_t ceil_div(int64_t n, int64_t d) { return (n + d - 1) / d; }
 // just below a multiple of that number, if twice the parts get there, so that the last blocks do not run alone.
 struct Parts {
   int64_t parts, size;
-  Parts(int64_t count, int64_t blocks, int64_t least, int64_t unit) {
+  // At most `limit` parts, unless it is 0 or one part is too long.
+  Parts(int64_t count, int64_t blocks, int64_t least, int64_t unit, int64_t limit = 0) {
     if (blocks < 1) blocks = 1;
+    if (limit > 0 && least < ceil_div(count, limit)) least = ceil_div(count, limit);
     int64_t most = ceil_div(count, least), enough = ceil_div(kEnoughBlocks, blocks), best = 1;
     for (int64_t n = 2; n <= most && n <= 2 * enough; ++n)
       if (100 * busy(n * blocks) > 103 * busy(best * blocks)) best = n;

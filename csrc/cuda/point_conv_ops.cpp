@@ -109,22 +109,30 @@ Tensor list_moments(const Tensor& f, const Tensor& v, const Tensor& u, const Ten
   return out;
 }
 
-std::tuple<Tensor, Tensor, Tensor> gradient(const Tensor& grad, const Tensor& f, const Tensor& v, const Tensor& u,
-                                            const Tensor& params, const std::string& group, const std::string& chart,
+std::tuple<Tensor, Tensor, Tensor> gradient(const Tensor& grad, const Tensor& f, const Optional& factor, const Tensor& v,
+                                            const Tensor& u, const Tensor& params, const std::string& group, const std::string& chart,
                                             const std::string& part, const std::string& form, const std::string& net) {
   const char* op = "point_gradient";
   auto call = point_call(op, f, v, u, params, group, chart, part, form, net);
   const FeaturesCall& features = call.features;
-  if (call.type == kFloat16Parts) fail(op, ": f: expected [B, Nv, C]");
+  std::vector<int64_t> sizes{call.B, features.Nu, features.shape.hidden, call.C};
+  const bool parts = call.type == kFloat16Parts;
+  if (parts != bool(factor)) fail(op, ": expected a factor with parts, and with them alone");
+  if (parts) {
+    sizes.insert(sizes.begin(), 2);
+    check_device(op, "factor", *factor, f);
+    check_tensor(op, "factor", *factor, {features.S}, ScalarType::Float);
+  }
   check_device(op, "grad", grad, f);
-  check_tensor(op, "grad", grad, {call.B, features.Nu, features.shape.hidden, call.C}, f.scalar_type());
+  check_tensor(op, "grad", grad, sizes, f.scalar_type());
   check_aligned(op, "grad", grad);
   int64_t columns = features.S > 0 ? call.B / features.S * call.C : 0;
-  if (const char* reason = why_not_gradient(features.shape, fields_of(features.group, features.orbit), columns)) fail(op, ": ", reason);
   TorchMachine machine(f);
+  const int fields = fields_of(features.group, features.orbit);
+  if (const char* reason = why_not_gradient(call.type, features.shape, fields, columns, machine.capability)) fail(op, ": ", reason);
   Tensor gv = torch::stable::empty_like(v), gu = torch::stable::empty_like(u), gp = torch::stable::empty_like(params);
-  point_features_gradient(machine, features, call.B, call.C, call.type, data<uint16_t>(grad), data<uint16_t>(f), data<float>(v),
-                          data<float>(u), data<float>(params), mutable_data<float>(gv), mutable_data<float>(gu),
+  point_features_gradient(machine, features, call.B, call.C, call.type, 0, data<uint16_t>(grad), data<uint16_t>(f),
+                          parts ? data<float>(*factor) : nullptr, data<float>(v), data<float>(u), data<float>(params), mutable_data<float>(gv), mutable_data<float>(gu),
                           mutable_data<float>(gp));
   return std::make_tuple(gv, gu, gp);
 }
@@ -134,12 +142,13 @@ std::string why_not(const std::string& net) {
   return reason_text(why_not_moments(parse_net("cuda_why_not_moments", net)));
 }
 
-std::string why_not_columns(const std::string& group, const std::string& net, int64_t columns) {
+std::string why_not_columns(const std::string& group, const std::string& net, int64_t columns, bool exact, int64_t capability) {
   const char* op = "cuda_why_not_gradient";
   GroupInfo groups[kGroupCount];
   group_table(groups);
   GroupName name = parse_group(op, groups, group);
-  return reason_text(why_not_gradient(parse_net(op, net), fields_of(name.group, name.orbit), columns));
+  return reason_text(why_not_gradient(exact ? kFloat16Parts : kFloat16, parse_net(op, net), fields_of(name.group, name.orbit), columns,
+                                      int(capability)));
 }
 
 }  // namespace
@@ -156,12 +165,13 @@ STABLE_TORCH_LIBRARY_FRAGMENT(pgconv_C, m) {
   m.def(
       "point_list_moments(Tensor f, Tensor v, Tensor u, Tensor params, Tensor? index, Tensor? rowptr, Tensor? first, str group, "
       "str chart, str part, str form, str net) -> Tensor");
-  // Gradients of v, u and params from that of the moments, in the type of f.
+  // Gradients of v, u and params from that of the moments, in the type of f, or in parts as f: of numbers below 2^14, with what
+  // undoes their scaling, float32, for each set of elements.
   m.def(
-      "point_gradient(Tensor grad, Tensor f, Tensor v, Tensor u, Tensor params, str group, str chart, str part, str form, "
+      "point_gradient(Tensor grad, Tensor f, Tensor? factor, Tensor v, Tensor u, Tensor params, str group, str chart, str part, str form, "
       "str net) -> (Tensor, Tensor, Tensor)");
   m.def("cuda_why_not_moments(str net) -> str");
-  m.def("cuda_why_not_gradient(str group, str net, int columns) -> str");
+  m.def("cuda_why_not_gradient(str group, str net, int columns, bool exact, int capability) -> str");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(pgconv_C, CUDA, m) {

@@ -148,17 +148,17 @@ struct WarpMoments {
     // phi: left operands (h, j) of the moments.
     uint32_t phi[parts][M][4];
     if (last == 0) {
-      Words<2 * M> words;
-      pack_both<E>(z, words);
-      transpose_rows(words.high, phi[0]);
-      if constexpr (exact) transpose_rows(words.low, phi[1]);
+      uint32_t words[parts][2 * M][2];
+      pack_parts<E>(z, words);
+      PGCONV_UNROLL
+      for (int part = 0; part < parts; ++part) transpose_rows(words[part], phi[part]);
     } else {
-      Words<2 * M> h;
+      uint32_t h[2][2 * M][2];
       auto keep = [&] {
         if (split)
-          pack_both<Half>(z, h);
+          pack_parts<Half>(z, h);
         else
-          pack_rows<Half>(z, h.high);
+          pack_rows<Half>(z, h[0]);
       };
       keep();
       repeat<Net::layers >= 0 ? Net::layers - 2 : kAny>(last - 1, [&](int l) {
@@ -189,11 +189,11 @@ struct WarpMoments {
         };
         // Small products first, see multiply_rows().
         if (split) {
-          multiply(h.low, 0);
-          multiply(h.high, 1);
+          multiply(h[1], 0);
+          multiply(h[0], 1);
         }
         add_bias();
-        multiply(h.high, 0);
+        multiply(h[0], 0);
         fast_activate<Net::activation, exact>(shape.activation, y);
         PGCONV_UNROLL
         for (int k = 0; k < 4; ++k) {

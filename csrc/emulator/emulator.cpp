@@ -215,7 +215,7 @@ Memory::Memory(int64_t bytes) : data_(static_cast<unsigned char*>(::operator new
 }
 
 void launch(Machine& machine, Grid grid, const std::function<void()>& body) {
-  const int shared = machine.capability == 90 ? kMostSharedBytes90 : kMostSharedBytes;
+  const int shared = most_shared(machine.capability);
   if (grid.threads < 1 || grid.threads > kMostThreads || grid.shared > shared || grid.blocks < 0 || grid.blocks > INT32_MAX)
     throw std::runtime_error("emulator: not every GPU can launch this grid");
   if (running) throw std::runtime_error("emulator: a launch inside a launch");

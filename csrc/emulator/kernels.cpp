@@ -8,5 +8,6 @@
 #include "../cuda/group_last.cu"
 #include "../cuda/half_net.cu"
 #include "../cuda/point_gradient.cu"
+#include "../cuda/point_gradient_exact.cu"
 #include "../cuda/point_lists.cu"
 #include "../cuda/point_moments.cu"

@@ -153,15 +153,19 @@ static Array<float> list_moments(unsigned seed, Array<uint16_t> f, bool half, Ar
 
 // Gradients of v, u and params from that of the moments, by its bits as f.
 static std::tuple<Array<float>, Array<float>, Array<float>> moments_gradient(
-    unsigned seed, Array<uint16_t> grad, Array<uint16_t> f, bool half, Array<float> v, Array<float> u, Array<float> params,
-    const std::string& group, const std::string& chart, const std::string& part, bool correlation, const std::string& text) {
+    unsigned seed, Array<uint16_t> grad, Array<uint16_t> f, bool half, const std::optional<Array<float>>& factor, Array<float> v, Array<float> u, Array<float> params,
+    const std::string& group, const std::string& chart, const std::string& part, bool correlation, const std::string& text,
+    int capability, int most_parts) {
   Host host(seed);
+  host.capability = capability;
   auto call = make_call(v, u, group, chart, part, correlation, text);
-  int64_t columns = call.S > 0 ? f.shape(0) / call.S * f.shape(2) : 0;
-  refuse(why_not_gradient(call.shape, fields_of(group), columns));
+  bool parts = f.ndim() == 4;
+  int64_t B = f.shape(parts), C = f.shape(2 + parts), columns = call.S > 0 ? B / call.S * C : 0;
+  HalfType type = parts ? kFloat16Parts : half ? kFloat16 : kBfloat16Type;
+  refuse(why_not_gradient(type, call.shape, fields_of(group), columns, capability));
   Array<float> gv = like(v), gu = like(u), gp = like(params);
-  point_features_gradient(host, call, f.shape(0), f.shape(2), half ? kFloat16 : kBfloat16Type, grad.data(), f.data(), v.data(),
-                          u.data(), params.data(), gv.mutable_data(), gu.mutable_data(), gp.mutable_data());
+  point_features_gradient(host, call, B, C, type, most_parts, grad.data(), f.data(), factor ? factor->data() : nullptr, v.data(), u.data(),
+                          params.data(), gv.mutable_data(), gu.mutable_data(), gp.mutable_data());
   return {gv, gu, gp};
 }
 
@@ -285,10 +289,13 @@ PYBIND11_MODULE(_emulated, m) {
         py::arg("u").noconvert(), py::arg("params").noconvert(), py::arg("index").noconvert(), py::arg("rowptr").noconvert(),
         py::arg("first").noconvert(), py::arg("group"), py::arg("chart"), py::arg("part"), py::arg("correlation"), py::arg("net"));
   m.def("point_gradient", &moments_gradient, py::arg("seed"), py::arg("grad").noconvert(), py::arg("f").noconvert(),
-        py::arg("half"), py::arg("v").noconvert(), py::arg("u").noconvert(), py::arg("params").noconvert(),
-        py::arg("group"), py::arg("chart"), py::arg("part"), py::arg("correlation"), py::arg("net"));
-  m.def("why_not_gradient", [](const std::string& group, const std::string& text, int64_t columns) {
-    const char* reason = why_not_gradient(parse_net(text), fields_of(group), columns);
+        py::arg("half"), py::arg("factor").noconvert(), py::arg("v").noconvert(), py::arg("u").noconvert(),
+        py::arg("params").noconvert(), py::arg("group"), py::arg("chart"), py::arg("part"), py::arg("correlation"), py::arg("net"),
+        py::arg("capability"), py::arg("most_parts"));
+  m.def("why_not_gradient", [](const std::string& group, const std::string& text, int64_t columns, bool exact,
+                               int capability) {
+    HalfType type = exact ? kFloat16Parts : kFloat16;
+    const char* reason = why_not_gradient(type, parse_net(text), fields_of(group), columns, capability);
     return std::string(reason ? reason : "");
   });
   m.def("conv_chain", &convolution, py::arg("seed"), py::arg("f").noconvert(), py::arg("phi").noconvert(),

@@ -5,8 +5,8 @@
 
 A float32 signal goes in as two float16 parts, and so do features, of which the kernel forms three of the four products: results are
 as accurate as float32 sums. Outputs are taken some at a time, so that what is stored for them stays small. Gradients of signal
-and head come from the moments of the adjoint problem, those of elements and net from a kernel of their own, or where a net is too
-large for it, and for float32, from point_features.py beside this file.
+and head come from the moments of the adjoint problem, those of elements and net from a kernel of their own, in float32 in parts as
+well, or where a net is too large for it, from point_features.py beside this file.
 
 Hidden features go through float16, which ends at 65504: beyond it, as with coordinates far from 1 under an activation without
 bound, results are infinite or NaN, not wrong in silence.
@@ -14,6 +14,7 @@ bound, results are infinite or NaN, not wrong in silence.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -23,7 +24,7 @@ from torch import Tensor
 from pgconv.backends import moments
 from pgconv.backends.cpp.library import ops
 from pgconv.backends.cuda import point_features
-from pgconv.backends.cuda.layout import aligned, float16_parts, whole_granules
+from pgconv.backends.cuda.layout import aligned, exponent_below, float16_parts, halves, whole_granules
 from pgconv.spec import Facts, FeatureSpec
 
 Operands = Sequence[Tensor | None]
@@ -38,6 +39,8 @@ BLOCK_INPUTS, MOST_FIELDS = 128, 20
 """and of the gradients' kernel: inputs of a block, fields of an element (csrc/cuda/point_gradient.cuh, params.h)."""
 COLUMNS = 96, 64, 48, 32, 16, 8
 """Numbers of columns to try, where the kernel does not take all."""
+NUMBERS_OF_A_GRADIENT = 3
+"""Stored for each float32 number of it: itself, scaled, and two of half the size."""
 
 
 def why_not(facts: Facts) -> str | None:
@@ -76,7 +79,8 @@ def _features(grad: Tensor, operands: Operands, spec: FeatureSpec, depthwise: bo
     padded = whole_granules(f)
     batch, channels = f.shape[0], padded.shape[2]
     shared = max(v.shape[0], u.shape[0]) == 1
-    most = 0 if f.dtype == torch.float32 else _most_columns(spec, channels * (batch if shared else 1))
+    exact = f.dtype == torch.float32
+    most = _most_columns(spec, channels * (batch if shared else 1), exact, f.get_device())
     if most == 0:
         return point_features.gradients(f, v, u, params, weight, grad, spec, depthwise)
     images = max(1, most // channels) if shared else max(1, batch)
@@ -84,7 +88,8 @@ def _features(grad: Tensor, operands: Operands, spec: FeatureSpec, depthwise: bo
     total_v, total_u, total_params = torch.zeros_like(v), torch.zeros_like(u), torch.zeros_like(params)
     fixed = v.contiguous(), params.contiguous()
     # Beside the moments, gradients of the outputs' fields from every block of inputs.
-    numbers = batch * max(weight.shape[-1] * channels, MOST_FIELDS * -(-f.shape[1] // BLOCK_INPUTS))
+    of_moments = weight.shape[-1] * channels * (NUMBERS_OF_A_GRADIENT if exact else 1)
+    numbers = batch * max(of_moments, MOST_FIELDS * -(-f.shape[1] // BLOCK_INPUTS))
     for rows in _rows(numbers, u.shape[1]):
         if depthwise:
             of_moments = F.pad(grad[:, rows], (0, channels - f.shape[2]))[:, :, None] * head
@@ -94,7 +99,10 @@ def _features(grad: Tensor, operands: Operands, spec: FeatureSpec, depthwise: bo
         for b in range(0, max(1, batch), images):
             for c in range(0, channels, most):
                 part = slice(b, b + images), ..., slice(c, c + most)
-                call = aligned(of_moments[part]), aligned(padded[part]), fixed[0], own_u, fixed[1]
+                call = of_moments[part], padded[part], None
+                if exact:
+                    call = _gradient_parts(*call[:2], max(v.shape[0], u.shape[0]))
+                call = *map(aligned, call[:2]), call[2], fixed[0], own_u, fixed[1]
                 of_v, of_u, of_params = ops().point_gradient(*call, *_text(spec))
                 total_v += of_v
                 total_u[:, rows] += of_u
@@ -102,10 +110,24 @@ def _features(grad: Tensor, operands: Operands, spec: FeatureSpec, depthwise: bo
     return total_v, total_u, total_params
 
 
-def _most_columns(spec: FeatureSpec, columns: int) -> int:
+def _gradient_parts(grad: Tensor, f: Tensor, sets: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Of the gradient of the moments ``[B,rows,H,C]`` and the signal, in float32: float16 parts of both, scaled so that a column's
+    signal and its gradient have the range of their product, and what results of a set have to be multiplied with, ``[S]``. That is
+    NaN where a gradient of the set is not finite."""
+    signal, factor = float16_parts(f)
+    sizes = grad.shape[1:]
+    grad = (grad * factor).reshape(sets, -1)
+    largest = torch.linalg.vector_norm(grad, math.inf, 1) if grad.shape[1] else grad.new_zeros(sets)
+    exponent = exponent_below(largest)
+    parts = halves(torch.ldexp(grad, -exponent[:, None])).view(2, f.shape[0], *sizes)
+    return parts, signal, torch.ldexp(torch.ones_like(largest), exponent) + 0 * largest
+
+
+def _most_columns(spec: FeatureSpec, columns: int, exact: bool, device: int) -> int:
     """Of so many columns, the number that the gradients' kernel takes at a time; 0 if it does not take the net."""
     counts = [columns, *(count for count in COLUMNS if count < columns)]
-    return next((n for n in counts if not ops().cuda_why_not_gradient(spec.group, spec.net, n)), 0)
+    fixed = exact, ops().cuda_capability(device)
+    return next((n for n in counts if not ops().cuda_why_not_gradient(spec.group, spec.net, n, *fixed)), 0)
 
 
 def _moments(f: Tensor, v: Tensor, u: Tensor, params: Tensor, spec: FeatureSpec) -> Iterator[tuple[slice, Tensor]]:

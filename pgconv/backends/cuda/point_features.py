@@ -1,4 +1,4 @@
-"""Gradients of elements and net of a point convolution in float32, some outputs at a time.
+"""Gradients of elements and net of a point convolution in float32, some outputs at a time, where no kernel takes the net.
 
 With the gradient of the moments ``dM[b,i,h,c] = sum_o W[o,c,h] grad[b,i,o]`` the features of a pair have the gradient
 ``dphi[i,j,h] = sum_{b,c} dM[b,i,h,c] f[b,j,c]``, a matrix product over all columns (image, channel) of a set of elements; behind it
