@@ -39,35 +39,41 @@ def check_shape(op: str, name: str, value: object, pattern: str, axes: dict[str,
     the bound size (a tuple lists the allowed sizes); an unbound name is bound. ``name|1`` also accepts size 1 and
     binds nothing when it meets 1.
     """
-    tensor = require_tensor(op, name, value)
-    names = pattern.split()
-    if tensor.dim() != len(names):
+    tensor, names = require_tensor(op, name, value), _names(pattern)
+    shape = tensor.shape
+    if len(shape) != len(names):
         raise ValueError(
-            f"{op}: {name} must have {len(names)} dimensions {_render(names, axes)}, received {describe(tensor)}"
+            f"{op}: {name} must have {len(names)} dimensions {_render(pattern, axes)}, received {describe(tensor)}"
         )
-    for axis, (symbol, size) in enumerate(zip(names, tensor.shape)):
-        base, _, alternative = symbol.partition("|")
-        if alternative and size == int(alternative):
-            continue
+    for axis, ((base, alternative), size) in enumerate(zip(names, shape)):
         known = axes.get(base)
+        if known == size or size == alternative:
+            continue
         if known is None:
             axes[base] = size
             continue
         allowed = known if isinstance(known, tuple) else (known,)
         if size not in allowed:
-            expected = " or ".join(str(a) for a in (*allowed, *([int(alternative)] if alternative else [])))
+            expected = " or ".join(str(a) for a in (*allowed, *([] if alternative is None else [alternative])))
             raise ValueError(
-                f"{op}: {name} must be {_render(names, axes)}: axis {axis} ({base}) should be {expected} to match the other "
+                f"{op}: {name} must be {_render(pattern, axes)}: axis {axis} ({base}) should be {expected} to match the other "
                 f"arguments, received {describe(tensor)}"
             )
 
 
-def _render(names: list[str], axes: dict[str, int | tuple[int, ...]]) -> str:
+@cache
+def _names(pattern: str) -> tuple[tuple[str, int | None], ...]:
+    """Of the axes, each with the other size it may have."""
+    parts = (symbol.partition("|") for symbol in pattern.split())
+    return tuple((base, int(other) if other else None) for base, _, other in parts)
+
+
+def _render(pattern: str, axes: dict[str, int | tuple[int, ...]]) -> str:
     def one(symbol: str) -> str:
         known = axes.get(symbol.partition("|")[0])
         return f"{symbol}={known}" if isinstance(known, int) else symbol
 
-    return "[" + ", ".join(one(s) for s in names) + "]"
+    return "[" + ", ".join(one(s) for s in pattern.split()) + "]"
 
 
 def check_choice(op: str, name: str, value: object, options: tuple[str, ...]) -> None:

@@ -60,6 +60,7 @@ def work(rank, way, seeds, folder):
         model = WAYS[way](network())
         loss, grads = gradients(model, images[rank::2], labels[rank::2], seeds[rank])
         torch.save((loss, {name: g.clone() for name, g in grads.items()}), f"{folder}/{rank}.pt")
+        dist.barrier()  # or one leaves while the other still sends
     finally:
         dist.destroy_process_group()
 

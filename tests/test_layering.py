@@ -17,7 +17,7 @@ OTHERS = sorted(p for name in ("benchmarks", "examples") for p in (ROOT / name).
 
 # Position in the one direction of imports: a module imports only from positions to its left.
 LAYERS = (
-    ("_shapes", "_env", "_kept", "_curves", "_autocast", "_layout", "spec"),
+    ("_shapes", "_env", "_kept", "_curves", "_autocast", "_layout", "_observers", "spec"),
     ("groups", "kernel_nets", "sampling"),
     ("backends",),
     ("ops",),

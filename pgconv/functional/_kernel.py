@@ -145,5 +145,4 @@ def check_reduction(op: str, reduction: object) -> None:
 
 def safe_reciprocal(total: Tensor) -> Tensor:
     """``1/total``, and 0 where the total is 0 (nothing to average); no NaN in the gradient either."""
-    empty = total == 0
-    return torch.where(empty, torch.zeros_like(total), 1 / torch.where(empty, torch.ones_like(total), total))
+    return total.masked_fill(total == 0, torch.inf).reciprocal()

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor
 
+from pgconv import _observers
 from pgconv.spec import ConvGeometry
 
 
@@ -15,7 +18,8 @@ def _radius(geometry: ConvGeometry) -> int:
 
 def scaled(elements: Tensor, geometry: ConvGeometry) -> Tensor:
     """Elements with their translation in units of the kernel radius."""
-    return torch.cat([elements[..., :2] / _radius(geometry), elements[..., 2:]], -1)
+    radius = _radius(geometry)
+    return elements if radius == 1 else torch.cat([elements[..., :2] / radius, elements[..., 2:]], -1)
 
 
 def places(geometry: ConvGeometry, device: torch.device) -> Tensor:
@@ -31,10 +35,37 @@ def places(geometry: ConvGeometry, device: torch.device) -> Tensor:
 
 def at_taps(elements: Tensor, geometry: ConvGeometry) -> Tensor:
     """``[S, N * T, e]``: every element moved to every tap, x = dcol, y = -drow in units of the kernel radius."""
-    place, k, r = places(geometry, elements.device), geometry.kernel_size, geometry.radius
-    row = torch.div(place, k, rounding_mode="floor") - r
-    taps = torch.stack([place % k - r, -row], -1).to(elements.dtype)
+    taps, radius = _offsets(geometry, elements), _radius(geometry)
     s, n, e = elements.shape
-    moved = (elements[:, :, None, :2] + taps) / _radius(geometry)
+    moved = elements[:, :, None, :2] + taps
+    if radius > 1:
+        moved = moved / radius
     rest = elements[:, :, None, 2:].expand(s, n, taps.shape[0], e - 2)
     return torch.cat([moved, rest], -1).reshape(s, n * taps.shape[0], e)
+
+
+def _offsets(geometry: ConvGeometry, of: Tensor) -> Tensor:
+    """``[T, 2]`` in pixels, in the type of a tensor and where it is: a dozen small operations, once for all calls that nobody
+    watches. A CUDA graph has them among its own, and every stream for itself, as no stream waits for another's."""
+    call = geometry.kernel_size, geometry.support, of.dtype, of.device
+    if torch.compiler.is_compiling() or _observers.are_there() or not (of.is_cpu or of.is_cuda):
+        return _made(geometry, of.dtype, of.device)
+    if of.is_cpu:
+        return _kept(*call, 0)
+    if torch.cuda.is_current_stream_capturing():
+        return _made(geometry, of.dtype, of.device)
+    return _kept(*call, torch.cuda.current_stream(of.device).cuda_stream)
+
+
+def _made(geometry: ConvGeometry, dtype: torch.dtype, device: torch.device) -> Tensor:
+    place, k, r = places(geometry, device), geometry.kernel_size, geometry.radius
+    row = torch.div(place, k, rounding_mode="floor") - r
+    return torch.stack([place % k - r, -row], -1).to(dtype)
+
+
+@lru_cache(maxsize=256)
+def _kept(kernel_size: int, support: str, dtype: torch.dtype, device: torch.device, stream: int) -> Tensor:
+    geometry = ConvGeometry(kernel_size, (1, 1), (0, 0), (1, 1), support)
+    # What is made in inference mode could not be saved for a backward pass later.
+    with torch.inference_mode(False):
+        return _made(geometry, dtype, device)

@@ -114,8 +114,11 @@ def pack(layers: list[tuple[Tensor, Tensor]], omega0: Tensor | None = None) -> T
     pieces = [tensor.reshape(-1) for layer in layers for tensor in layer]
     if omega0 is not None:
         pieces.append(omega0.reshape(-1))
-    dtype = functools.reduce(torch.promote_types, (piece.dtype for piece in pieces), torch.float32)
-    return torch.cat([piece.to(dtype) for piece in pieces])
+    dtypes = {piece.dtype for piece in pieces}
+    if dtypes != {torch.float32}:
+        dtype = functools.reduce(torch.promote_types, dtypes, torch.float32)
+        pieces = [piece.to(dtype) for piece in pieces]
+    return torch.cat(pieces)
 
 
 def unpack(net_spec: str | NetSpec, params: Tensor) -> tuple[list[tuple[Tensor, Tensor]], Tensor | None]:

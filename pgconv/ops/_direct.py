@@ -11,8 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch.autograd import forward_ad
 
+from pgconv import _observers
 from pgconv._autocast import autocasts
 from pgconv.ops._family import Family
 
@@ -22,16 +22,9 @@ _is_wrapped = torch._C._functorch.is_functorch_wrapped_tensor
 
 def is_equivalent(tensors: Sequence[torch.Tensor | None]) -> bool:
     """Whether a call does the same here as through the operator. Not to be asked in compiled code."""
-    if (
-        torch._C._len_torch_dispatch_stack()
-        or torch._C._len_torch_function_stack()
-        or torch._C._are_functorch_transforms_active()
-        or torch._C._get_tracing_state() is not None
-        or torch.autograd._profiler_enabled()
-        or forward_ad._current_level >= 0
-    ):
-        return False
-    return all(x is None or (type(x) in _KINDS and (x.is_cpu or x.is_cuda) and not _is_wrapped(x)) for x in tensors)
+    return not _observers.are_there() and all(
+        x is None or (type(x) in _KINDS and (x.is_cpu or x.is_cuda) and not _is_wrapped(x)) for x in tensors
+    )
 
 
 class Direct:
