@@ -201,13 +201,16 @@ def test_float32_gradients_of_a_set_with_nan_are_nan(device):
         assert all(error(x[1], y[1]) < 1e-5 for x, y in zip(found[:2], want))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=["float16", "float32"])
 @pytest.mark.parametrize("sizes", [{"batch": 0, "sets": 1}, {"batch": 0, "sets": 0}, {"nu": 0}, {"nv": 0}], ids=str)
-def test_gradients_of_nothing(device, sizes):
-    tensors, spec = call(device, torch.float32, **sizes)
+def test_gradients_of_nothing(device, sizes, dtype):
+    tensors, spec = call(device, dtype, **sizes)
     f, v, u, params, weight, _ = tensors
     grad = torch.ones(f.shape[0], u.shape[1], weight.shape[0], device=f.device)
-    for x, y in zip(point_features.gradients(*tensors[:5], grad, spec, False), (v, u, params)):
-        assert x.shape == y.shape and not x.any()
+    by_kernel = point_conv.backward([False, True, True, True, False, False], grad, tensors, spec, False)[1:4]
+    for found in (by_kernel, point_features.gradients(*tensors[:5], grad, spec, False)):
+        for x, y in zip(found, (v, u, params)):
+            assert x.shape == y.shape and not x.any()
 
 
 def on_lists(device, lists, tensors, spec, depthwise, bound, dtype=None):

@@ -116,7 +116,7 @@ def _gradient_parts(grad: Tensor, f: Tensor, sets: int) -> tuple[Tensor, Tensor,
     NaN where a gradient of the set is not finite."""
     signal, factor = float16_parts(f)
     sizes = grad.shape[1:]
-    grad = (grad * factor).reshape(sets, -1)
+    grad = (grad * factor).reshape(sets, f.shape[0] // max(1, sets) * math.prod(sizes))
     largest = torch.linalg.vector_norm(grad, math.inf, 1) if grad.shape[1] else grad.new_zeros(sets)
     exponent = exponent_below(largest)
     parts = halves(torch.ldexp(grad, -exponent[:, None])).view(2, f.shape[0], *sizes)
