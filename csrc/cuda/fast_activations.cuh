@@ -1,6 +1,7 @@
 // Activations of kernel nets between matrix products. Where the result is rounded to 16 bits they are the special-function unit's,
-// with errors far below the rounding; arguments of the sine are then in radians and not reduced, see fast_sine(). `exact` ones are
-// those of the CPU (../common/activations.h), arguments of the sine in half turns.
+// with errors far below the rounding; arguments of the sine are then in radians and not reduced, see fast_sine(). `exact`
+// values are those of the CPU (../common/activations.h), arguments of the sine in half turns; values with derivatives are always
+// the special-function unit's, of a reduced argument if `exact`.
 #pragma once
 
 #include "../common/activations.h"
