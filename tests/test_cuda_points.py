@@ -203,6 +203,30 @@ def test_long_sums_are_cut(machine):
     assert ((found.double() - want).abs() <= 1e-5 * want.abs()).all()
 
 
+@pytest.mark.parametrize("size", [1e-30, 1e-4, 1e-2, 30.0])
+@pytest.mark.parametrize("activation", packing.ACTIVATIONS)
+def test_float32_gradients_before_weights_of_any_size(machine, activation, size):
+    """Of elements and first layer, which the second layer's weights bring to them."""
+    group, net, spec = call("SE(2)", activation)
+    v, u, params = operands(group, net, 1, 20, 1, 5, torch.float32)
+    first = 32 * 4
+    params[first : first + 32 * 32] *= size
+    f, grad = random((1, 20, 8), torch.float32, 7), random((1, 5, 32, 8), torch.float32, 8)
+
+    def by_definition(f, grad, *elements):
+        leaves = [x.clone().requires_grad_() for x in elements]
+        of_v, of_u, of_params = torch.autograd.grad(moments(f, *leaves, spec), leaves, grad)
+        return of_v, of_u, of_params[:first]
+
+    of_v, of_u, of_params = machine.point_gradient(*in_parts(grad, f), v, u, params, spec)
+    want = by_definition(*(x.double() for x in (f, grad, v, u, params)))
+    same = by_definition(f, grad, v, u, params)
+    for name, own, exact, plain in zip(("v", "u", "first layer"), (of_v, of_u, of_params[:first]), want, same):
+        norm = exact.norm()
+        assert norm > 0
+        assert_close(own.double() / norm, exact / norm, plain.double() / norm, torch.float32, name)
+
+
 def test_long_sums_of_float32_gradients_are_rounded(machine):
     """Not cut off by every product."""
     group, net, spec = call("SE(2)", hidden=5)

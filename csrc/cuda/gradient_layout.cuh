@@ -53,7 +53,8 @@ struct PointGradient {
   int64_t input_blocks, splits, split_outputs;
   const uint16_t* f;       // [parts][S images, Nv, C]
   const uint16_t* moments; // gradient, [parts][S images, Nu, H, C]
-  const float* factor;     // [S], what results are multiplied with; null: 1
+  const float* factor;     // [S], what results are multiplied with; null, as power, for 16 bits: 1
+  const float* power;      // what the second layer's matrix is multiplied with, and what lies before it divided by
   float* params;           // [blocks][warps][kGradientParams]
   float* v;                // gradients of fields, [S][splits][v_fields][Nv]
   float* u;                // [S][input_blocks][u_fields][Nu]

@@ -7,15 +7,28 @@
 namespace pgconv {
 namespace PGCONV_ISA {
 
-// The second layer's matrix [width][width] in two parts, the first's [width][coords] in `parts`.
+// The second layer's matrix [width][width] in two parts, the first's [width][coords] in `parts`. With `power` the second is multiplied
+// with a power of two first, which is written there, so that small weights keep their bits.
 struct PackGradientNet {
   NetShape shape;
   const float* params;
   uint16_t *matrix, *first;
+  float* power;
   int parts;
 
   PGCONV_EVERYWHERE int count() const { return kGradientWidth * (2 * kGradientWidth + parts * kGradientCoords); }
 };
+
+// What brings the largest of so many numbers just below 2^14; 1 if all are 0. The same in all lanes of a warp, which look together.
+PGCONV_DEVICE float power_below(const float* numbers, int count, float scale) {
+  float largest = 0;
+  auto add = [&](float x) { largest = largest < x ? x : largest; };
+  for (int k = lane(); k < count; k += kWarp) add(absolute(scale * numbers[k]));
+  for (int mask = kWarp / 2; mask > 0; mask /= 2) add(exchange(largest, mask));
+  constexpr int most = 240;  // 2^113, as an exponent of float32
+  int exponent = 267 - int(bits_of(largest) >> 23);
+  return largest == 0 ? 1.0f : number_of(uint32_t(exponent < most ? exponent : most) << 23);
+}
 
 template <class E, class First>
 PGCONV_KERNEL(256) pack_gradient_net(const PackGradientNet p) {
@@ -23,6 +36,8 @@ PGCONV_KERNEL(256) pack_gradient_net(const PackGradientNet p) {
   int H = p.shape.hidden, D = p.shape.coord_dim;
   const float* hidden = p.params + H * (D + 1);
   float scale = p.shape.activation == kSin ? hidden[(p.shape.hidden_layers - 1) * H * (H + 1)] : 1.0f;
+  const float power = p.power ? power_below(hidden, p.shape.hidden_layers > 1 ? H * H : 0, scale) : 1.0f;
+  if (p.power && block() == 0 && thread() == 0) *p.power = power;
   for (int k = int(block()) * threads() + thread(); k < p.count(); k += int(blocks()) * threads()) {
     if (int n = k - 2 * width * width; n >= 0) {
       int h = n / coords % width, c = n % coords;
@@ -30,7 +45,7 @@ PGCONV_KERNEL(256) pack_gradient_net(const PackGradientNet p) {
     } else {
       int h = k / width % width, c = k % width;
       bool inside = p.shape.hidden_layers > 1 && h < H && c < H;
-      p.matrix[k] = part_of<E>(inside ? scale * hidden[h * H + c] : 0.0f, k / (width * width));
+      p.matrix[k] = part_of<E>(inside ? power * (scale * hidden[h * H + c]) : 0.0f, k / (width * width));
     }
   }
 }

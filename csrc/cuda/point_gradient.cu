@@ -84,10 +84,12 @@ void point_features_gradient(Machine& machine, const FeaturesCall& call, int64_t
   with_type(type, [&](auto of) {
     using Type = decltype(of);
     PackGradientNet pack{shape, params, machine.take<uint16_t>(2 * kGradientWidth * kGradientWidth),
-                         machine.take<uint16_t>(Type::input_parts * kGradientWidth * kGradientCoords), Type::input_parts};
+                         machine.take<uint16_t>(Type::input_parts * kGradientWidth * kGradientCoords),
+                         Type::exact ? machine.take<float>(1) : nullptr, Type::input_parts};
     launch(machine, pack_gradient_net<typename Type::Number, typename Type::First>, grid_for(pack.count()), pack);
     p.matrix = pack.matrix;
     p.first = pack.first;
+    p.power = pack.power;
   });
 
   p.elements = relative.elements();

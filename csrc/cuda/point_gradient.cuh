@@ -188,7 +188,8 @@ PGCONV_KERNEL(kPointWarps * kWarp) point_gradient(const PointGradient p) {
   const SharedMatrix half_matrix = matrix_at(shared.half_matrix), matrix = matrix_at(shared.matrix);
 
   float sums_first[tiles * T / 2][4] = {}, sums_matrix[T + 1][T / 2][4] = {};
-  const float factor = Type::exact ? p.factor[s] / kPhaseScale : 1.0f;
+  // Of the last layer's gradients, and of what lies before the second layer's matrix.
+  const float factor = Type::exact ? p.factor[s] / kPhaseScale : 1.0f, before = Type::exact ? factor / *p.power : 1.0f;
   int buffer = 0;
   for (int i0 = 0; i0 < outputs; i0 += p.outputs, buffer ^= 1) {
     if (i0 + p.outputs < outputs) load_stage(i0 + p.outputs, buffer ^ 1);
@@ -369,14 +370,14 @@ PGCONV_KERNEL(kPointWarps * kWarp) point_gradient(const PointGradient p) {
       int field = k / count, r = k - field * count;
       float sum = 0;
       for (int w = 0; w < kPointWarps; ++w) sum += grad_u[(w * p.u_fields + field) * kFieldRow + r];
-      p.u[((s * p.input_blocks + input_block) * p.u_fields + field) * e.Nu + i_begin + i0 + r] = factor * sum;
+      p.u[((s * p.input_blocks + input_block) * p.u_fields + field) * e.Nu + i_begin + i0 + r] = before * sum;
     }
   }
 
   sync_warp();
   for (int k = lane(); k < p.v_fields * kFieldRow; k += kWarp) {
     int64_t j = own_inputs + k % kFieldRow;
-    if (j < e.Nv) p.v[((s * p.splits + split_part) * p.v_fields + k / kFieldRow) * e.Nv + j] = factor * grad_v[k];
+    if (j < e.Nv) p.v[((s * p.splits + split_part) * p.v_fields + k / kFieldRow) * e.Nv + j] = before * grad_v[k];
   }
   float* to = p.params + (block() * kPointWarps + warp()) * kGradientParams;
   PGCONV_UNROLL
@@ -387,7 +388,7 @@ PGCONV_KERNEL(kPointWarps * kWarp) point_gradient(const PointGradient p) {
       PGCONV_UNROLL
       for (int n = 0; n < tiles; ++n) {
         int number = 8 * n + 2 * t + k % 2;
-        if (number <= D) to[number * width + h] = factor * sums_first[n * T / 2 + m][k];
+        if (number <= D) to[number * width + h] = before * sums_first[n * T / 2 + m][k];
       }
       float* second = to + kGradientCoords * width;
       PGCONV_UNROLL
@@ -407,7 +408,7 @@ PGCONV_KERNEL(kPointWarps * kWarp) point_gradient(const PointGradient p) {
         PGCONV_UNROLL
         for (int k = 0; k < 4; ++k) {
           int h = 16 * m + g + k / 2 * 8, number = 8 * n + 2 * t + k % 2 - (D * part + 1);
-          if (number >= 0 && number < D) to[number * width + h] += factor * sums_first[n * T / 2 + m][k];
+          if (number >= 0 && number < D) to[number * width + h] += before * sums_first[n * T / 2 + m][k];
         }
   }
 }

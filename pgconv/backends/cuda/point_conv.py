@@ -39,8 +39,8 @@ BLOCK_INPUTS, MOST_FIELDS = 128, 20
 """and of the gradients' kernel: inputs of a block, fields of an element (csrc/cuda/point_gradient.cuh, params.h)."""
 COLUMNS = 96, 64, 48, 32, 16, 8
 """Numbers of columns to try, where the kernel does not take all."""
-NUMBERS_OF_A_GRADIENT = 3
-"""Stored for each float32 number of it: itself, scaled, and two of half the size."""
+NUMBERS_OF_A_GRADIENT = 5
+"""Stored at once for each float32 number of it: itself, scaled twice, and its halves before and after they are side by side."""
 
 
 def why_not(facts: Facts) -> str | None:
