@@ -90,6 +90,10 @@ class Emulated:
         call = {"taps": taps, "geometry": geometry, "sizes": (sets, samples), "more": (self.parts,)}
         return torch.from_numpy(self._conv("conv_feature_gradient", grad, f, weight, **call))
 
+    def conv_kernel_gradient(self, grad, f, taps, geometry):
+        call = {"taps": taps, "geometry": geometry, "more": (self.parts,)}
+        return torch.from_numpy(self._conv("conv_kernel_gradient", grad, f, **call))
+
     def why_not_chain(self, *sizes):
         return self._why_not("why_not_chain", *sizes)
 
@@ -98,6 +102,9 @@ class Emulated:
 
     def why_not_feature_gradient(self, *sizes):
         return self._why_not("why_not_feature_gradient", *sizes)
+
+    def why_not_kernel_gradient(self, *sizes):
+        return self._why_not("why_not_kernel_gradient", *sizes)
 
     def _why_not(self, name, *sizes):
         return getattr(self.module, name)(*(list(x) if isinstance(x, tuple) else x for x in sizes))

@@ -9,7 +9,7 @@ import torch
 from gpu_machines import machines
 
 from pgconv._layout import group_last, is_group_last
-from pgconv.backends.cuda import group_conv2d
+from pgconv.backends.cuda import group_conv2d, kernel_gradient
 from pgconv.backends.reference.group_conv2d import group_conv2d as reference
 from pgconv.ops._define import FAMILIES
 from pgconv.spec import ConvGeometry, Facts
@@ -19,14 +19,15 @@ if not MACHINES:
     pytest.skip("neither the emulator nor a GPU", allow_module_level=True)
 
 HALVES = pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=["float16", "bfloat16"])
-KERNELS = ("chain", "head_gradient", "feature_gradient")
+KERNELS = ("chain", "head_gradient", "feature_gradient", "kernel_gradient")
 UNIT = {torch.float16: 2.0**-12, torch.bfloat16: 2.0**-9, torch.float32: 0.0}
 TYPE_OF_ERRORS = {torch.float32: torch.float16}
 """float32 may have the errors of TF32, whose operands have as many bits as those of float16."""
 
 
 CAPABILITIES = 80, 90
-"""Of GPUs whose kernels differ."""
+"""Of GPUs whose kernels differ. Where not said otherwise, gradients of features and head go through chains on the first, through
+their kernel on the second."""
 
 
 def operators(machine):
@@ -36,12 +37,19 @@ def operators(machine):
     return SimpleNamespace(**own, **reasons, **others)
 
 
+def go_through_kernel(monkeypatch, wanted):
+    """Gradients of features and head through that of their kernel where it is possible at all, or not."""
+    monkeypatch.setattr(kernel_gradient, "pays", lambda *sizes: wanted)
+    monkeypatch.setattr(kernel_gradient, "fits", lambda *sizes: True)
+
+
 @pytest.fixture(
     params=[(name, capability) for name in MACHINES for capability in CAPABILITIES], ids=lambda p: f"{p[0]}{p[1]}"
 )
 def device(request, monkeypatch):
     """Device of the tensors, with operators that run on them."""
     name, capability = request.param
+    go_through_kernel(monkeypatch, capability == CAPABILITIES[1])
     if name == "gpu":
         monkeypatch.setenv("PGCONV_CUDA_CAPABILITY", str(capability))
         return "cuda"
@@ -78,13 +86,7 @@ def expected(tensors, geometry):
     return grad, zip(*results)
 
 
-def needed(capability):
-    """All gradients; but those of features and head by the same kernels only once."""
-    return True, *2 * (capability == CAPABILITIES[0],)
-
-
-def check(device, tensors, geometry, needs=None):
-    needs = needs or needed(group_conv2d.ops().cuda_capability(0))
+def check(device, tensors, geometry, needs=(True, True, True)):
     grad, wanted = expected(tensors, geometry)
     on = [x.to(device) for x in tensors]
     found = group_conv2d.forward("aggregate", *on, geometry)
@@ -262,6 +264,59 @@ def test_many_features_or_taps(device, kernel, stride, dilation, support, shape)
     check(device, tensors, geometry)
 
 
+@pytest.mark.parametrize(
+    ("kernel", "stride", "dilation", "shape"),
+    [
+        # Blocks of 8, 16 and 32 outputs, in one piece and in several; columns of one channel, and of many.
+        (3, 1, 1, {"c": 9, "o": 8, "nv": 8, "nu": 8}),
+        (3, 1, 1, {"c": 9, "o": 16, "b": 1}),
+        (3, 1, 1, {"c": 4, "o": 32, "size": (7, 6)}),
+        (5, 1, 1, {"c": 5, "o": 41, "size": (4, 5)}),
+        (7, 1, 1, {"c": 4, "o": 9, "size": (6, 9)}),
+        (1, 1, 1, {"c": 29, "o": 35, "size": (5, 5)}),
+        # More octets of samples than one, on either side.
+        (3, 1, 1, {"nv": 17, "nu": 9, "c": 2}),
+        # Images of a pixel, of fewer than a product takes, and of several tiles.
+        (3, 1, 1, {"size": (1, 1), "b": 37}),
+        (5, 1, 1, {"size": (3, 2), "b": 11, "c": 2}),
+        (3, 1, 1, {"size": (13, 17), "b": 3}),
+        # Strips whose last is narrow, with gaps between windows and without.
+        (3, 1, 1, {"size": (4, 65), "c": 2, "b": 3}),
+        (3, 2, 1, {"size": (5, 133), "c": 2}),
+        (1, 3, 1, {"size": (8, 200), "c": 2, "b": 1}),
+        (3, (2, 1), (1, 3), {"size": (9, 12), "c": 2, "nv": 9}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("parts", [3, 0], ids=lambda n: f"parts{n}")
+def test_gradients_through_the_kernel(device, kernel, stride, dilation, shape, parts, monkeypatch):
+    go_through_kernel(monkeypatch, True)
+    if device == "cpu":
+        machine = MACHINES["emulated"].with_capability(group_conv2d.ops().cuda_capability(0)).with_parts(parts)
+        native = operators(machine)
+        monkeypatch.setattr(group_conv2d, "ops", lambda: native)
+    called, own = [], kernel_gradient.of_factors
+    monkeypatch.setattr(kernel_gradient, "of_factors", lambda *call: called.append(1) or own(*call))
+    geometry = ConvGeometry.make("test", kernel, stride, kernel // 2, dilation, "disc")
+    check(device, *make(torch.bfloat16, geometry=geometry, **shape), needs=(False, True, True))
+    assert called == [1]
+
+
+@pytest.mark.parametrize("needs", [(True, False), (False, True)])
+def test_one_of_the_gradients_through_the_kernel(device, needs, monkeypatch):
+    go_through_kernel(monkeypatch, True)
+    check(device, *make(torch.float16), needs=(False, *needs))
+
+
+def test_features_of_their_own_do_not_go_through_the_kernel(device, monkeypatch):
+    go_through_kernel(monkeypatch, True)
+    tensors, geometry = make(torch.float16, per_example=True)
+    assert not group_conv2d._by_kernel(*tensors, geometry, (True,) * 3)
+    # Of one image they are everybody's.
+    tensors, geometry = make(torch.float16, per_example=True, b=1)
+    assert group_conv2d._by_kernel(*tensors, geometry, (True,) * 3)
+
+
 LARGE = ConvGeometry.make("test", 5, 1, 3, 2, "square")
 """Too large for GPUs of less shared memory."""
 TOO_LARGE = ConvGeometry.make("test", 11, 1, "same", 2, "square")
@@ -383,9 +438,8 @@ def test_every_schedule_gives_the_same_bits(capability, shape):
             patch.setattr(group_conv2d, "ops", lambda native=native: native)
             patch.setattr(torch.cuda, "current_device", lambda: 0)
             out = group_conv2d.forward("aggregate", *tensors, geometry)
-            needs = needed(machine.capability)
-            gradients = group_conv2d.backward("aggregate", grad, *tensors, geometry, needs)
-            results.append((out, *(x for x in gradients if x is not None)))
+            go_through_kernel(patch, capability == CAPABILITIES[1])
+            results.append((out, *group_conv2d.backward("aggregate", grad, *tensors, geometry, (True,) * 3)))
     assert all(torch.equal(x, y) for other in results[1:] for x, y in zip(results[0], other))
 
 
@@ -412,7 +466,7 @@ def test_calls_that_the_kernel_does_not_take_have_a_reason(device, call, reason)
     assert found is None if reason is None else reason in found
 
 
-@pytest.mark.parametrize("kernel", KERNELS[1:])
+@pytest.mark.parametrize("kernel", KERNELS[1:3])
 @pytest.mark.parametrize(
     ("sizes", "reason"),
     [
@@ -424,4 +478,39 @@ def test_calls_that_the_kernel_does_not_take_have_a_reason(device, call, reason)
 )
 def test_gradients_that_have_no_kernel_have_a_reason(device, kernel, sizes, reason):
     found = group_conv2d._refusal(kernel, *sizes, (1, 1, 0, 0, 32, 32))
+    assert found is None if reason is None else reason in found
+
+
+@pytest.mark.parametrize(
+    ("shape", "one", "both"),
+    [
+        # 32 features of 29 taps, 32 outputs: one product of 32 * 232 against two of 32 * (232 + 32), for each sample and channel.
+        ({"nv": 8, "taps": 29, "hidden": 32, "outputs": 32}, True, True),
+        ({"nv": 8, "taps": 29, "hidden": 32, "outputs": 64}, False, True),
+        ({"nv": 8, "taps": 5, "hidden": 8, "outputs": 128}, False, False),
+        ({"nv": 8, "taps": 1, "hidden": 8, "outputs": 8}, True, True),
+    ],
+)
+def test_the_way_with_fewer_products_is_taken(shape, one, both):
+    assert [kernel_gradient.pays(**shape, wanted=wanted) for wanted in (1, 2)] == [one, both]
+
+
+def test_a_kernel_larger_than_the_signals_is_not_built():
+    shape = {"nu": 8, "nv": 8, "taps": 29, "inputs": 32, "outputs": 32}
+    assert kernel_gradient.fits(**shape, pixels=64 * 28 * 28) and not kernel_gradient.fits(**shape, pixels=28 * 28)
+
+
+def test_without_room_for_the_kernels_gradient_chains_are_taken(device, monkeypatch):
+    go_through_kernel(monkeypatch, True)
+    monkeypatch.setattr(group_conv2d, "_refusal_of_kernel_gradient", lambda *call: "no")
+    monkeypatch.setattr(kernel_gradient, "of_factors", None)
+    check(device, *make(torch.float16))
+
+
+@pytest.mark.parametrize(
+    ("octets", "reach", "reason"), [(1, 2, None), (1, 200, "shared memory"), (65, 0, "samples are too many")]
+)
+def test_a_kernels_gradient_that_has_no_kernel_has_a_reason(device, octets, reach, reason):
+    sizes = octets, 2, 3, 8, (0, 0, reach, reach), (1, 1, 0, 0, 32, 32)
+    found = group_conv2d._refusal_on("kernel_gradient", *sizes, group_conv2d._capability())
     assert found is None if reason is None else reason in found

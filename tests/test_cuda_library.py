@@ -41,6 +41,7 @@ OPERATORS = (
     "group_last",
     "conv_head_gradient",
     "conv_feature_gradient",
+    "conv_kernel_gradient",
 )
 
 
@@ -120,6 +121,7 @@ MOST = {
     "conv_wide": (255, 0),
     "conv_head_gradient": (255, 0),
     "conv_feature_gradient": (255, 0),
+    "conv_kernel_gradient": (255, 0),
     "point_moments": (255, 0),
     "list_moments": (255, 0),
     "point_gradient": (255, 0),
@@ -149,6 +151,7 @@ PORTABLE_CHAIN = "conv_chain.*Lb0E"
         (PORTABLE_CHAIN, 10),
         ("conv_head_gradient", 8),
         ("conv_feature_gradient", 8),
+        ("conv_kernel_gradient", 2),
         ("point_moments", 21),
         ("list_moments", 10),
         ("point_gradient", 22),

@@ -1,5 +1,5 @@
-// Gradients of head and features of the planar convolution on a GPU: what conv_head_gradient.cu and conv_feature_gradient.cu offer
-// the operators.
+// Gradients of head and features of the planar convolution on a GPU, and of the kernel they make: what conv_head_gradient.cu,
+// conv_feature_gradient.cu and conv_kernel_gradient.cu offer the operators.
 #pragma once
 
 #include "conv_chain.h"
@@ -45,6 +45,11 @@ void head_gradient_of(Machine& machine, ConvGradient p, HalfType type, float* ou
 const char* why_not_feature_gradient(ConvGradient p, int capability);
 // out [S, Nu, octets, taps * vectors, 8 h, 8 v]
 void feature_gradient_of(Machine& machine, ConvGradient p, HalfType type, float* out);
+
+// Where all images share features; B and C are set.
+const char* why_not_kernel_gradient(const ConvGradient& p, int capability);
+// out [u_vectors, O, C, taps * vectors, 8 u, 8 v]
+void kernel_gradient_of(Machine& machine, const ConvGradient& p, HalfType type, float* out);
 
 }  // namespace PGCONV_ISA
 }  // namespace pgconv

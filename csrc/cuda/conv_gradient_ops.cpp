@@ -55,6 +55,17 @@ Tensor feature_gradient(const Tensor& grad, const Tensor& f, const Tensor& weigh
   return out;
 }
 
+Tensor kernel_gradient(const Tensor& grad, const Tensor& f, std::vector<int64_t> taps, std::vector<int64_t> geometry) {
+  const char* op = "conv_kernel_gradient";
+  HalfType type = half_type(op, "f", f);
+  ConvGradient p = described_gradient(op, grad, f, 1, taps, geometry);
+  TorchMachine machine(f);
+  if (const char* reason = why_not_kernel_gradient(p, machine.capability)) fail(op, ": ", reason);
+  Tensor out = torch::stable::new_empty(f, {p.u_vectors, p.conv.O, p.conv.C, p.conv.real, kOctet, kOctet}, ScalarType::Float);
+  kernel_gradient_of(machine, p, type, mutable_data<float>(out));
+  return out;
+}
+
 ConvGradient shape(const char* op, int64_t vectors, int64_t octets, int64_t outputs, const std::vector<int64_t>& taps,
                    const std::vector<int64_t>& geometry) {
   ConvGradient p{};
@@ -75,6 +86,14 @@ std::string why_not_features(int64_t vectors, int64_t octets, int64_t outputs, s
   return reason_text(why_not_feature_gradient(p, int(capability)));
 }
 
+std::string why_not_kernel(int64_t vectors, int64_t images, int64_t inputs, int64_t outputs, std::vector<int64_t> taps,
+                           std::vector<int64_t> geometry, int64_t capability) {
+  auto p = shape("cuda_why_not_kernel_gradient", vectors, 1, outputs, taps, geometry);
+  p.conv.B = images;
+  p.conv.C = inputs;
+  return reason_text(why_not_kernel_gradient(p, int(capability)));
+}
+
 }  // namespace
 }  // namespace pgconv
 
@@ -86,16 +105,23 @@ STABLE_TORCH_LIBRARY_FRAGMENT(pgconv_C, m) {
   // taps * octets of v, 8 h, 8 v].
   m.def(
       "conv_feature_gradient(Tensor grad, Tensor f, Tensor weight, int sets, int samples, int[] taps, int[] geometry) -> Tensor");
+  // With neither, of images that share features; float32 [octets of u, O, C, taps * octets of v, 8 u, 8 v].
+  m.def("conv_kernel_gradient(Tensor grad, Tensor f, int[] taps, int[] geometry) -> Tensor");
   m.def("cuda_why_not_head_gradient(int vectors, int octets, int outputs, int[] taps, int[] geometry, int capability) -> str");
   m.def("cuda_why_not_feature_gradient(int vectors, int octets, int outputs, int[] taps, int[] geometry, int capability) -> str");
+  m.def(
+      "cuda_why_not_kernel_gradient(int vectors, int images, int inputs, int outputs, int[] taps, int[] geometry, int capability) "
+      "-> str");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(pgconv_C, CUDA, m) {
   m.impl("conv_head_gradient", TORCH_BOX(&pgconv::head_gradient));
   m.impl("conv_feature_gradient", TORCH_BOX(&pgconv::feature_gradient));
+  m.impl("conv_kernel_gradient", TORCH_BOX(&pgconv::kernel_gradient));
 }
 
 STABLE_TORCH_LIBRARY_IMPL(pgconv_C, CompositeExplicitAutograd, m) {
   m.impl("cuda_why_not_head_gradient", TORCH_BOX(&pgconv::why_not_head));
   m.impl("cuda_why_not_feature_gradient", TORCH_BOX(&pgconv::why_not_features));
+  m.impl("cuda_why_not_kernel_gradient", TORCH_BOX(&pgconv::why_not_kernel));
 }

@@ -14,7 +14,7 @@
 #pragma once
 
 #include "conv_tiles.h"
-#include "device.h"
+#include "conv_walk.cuh"
 
 namespace pgconv {
 namespace PGCONV_ISA {
@@ -168,36 +168,6 @@ struct TileRest {
     return least(row, y) * tiles.row_step + least(column, x) * tiles.pixel_step;
   }
 };
-
-// Sums of `count` numbers over the parts, in the same order whatever the grid: 8 threads take every eighth part of a number.
-struct SumConvParts {
-  int64_t count, parts;
-  const float* from;
-  float* to;
-};
-constexpr int kSumSlices = 8;
-
-static PGCONV_KERNEL(kSumSlices * kWarp) sum_conv_parts(const SumConvParts p) {
-  float* sums = shared_memory<float>();
-  const int64_t k = block() * kWarp + lane();
-  float sum = 0;
-  if (k < p.count)
-    for (int64_t n = warp(); n < p.parts; n += kSumSlices) sum += p.from[n * p.count + k];
-  sums[thread()] = sum;
-  sync_block();
-  if (warp() > 0 || k >= p.count) return;
-  for (int n = 1; n < kSumSlices; ++n) sum += sums[n * kWarp + lane()];
-  p.to[k] = sum;
-}
-
-// All parts of a walk, whose sums are added up where there are several.
-static inline void launch_walk(Machine& machine, void (*kernel)(ConvGradient), ConvGradient p, int64_t blocks, SumConvParts sum) {
-  sum.from = p.sums = sum.parts > 1 ? machine.take<float>(sum.parts * sum.count) : sum.to;
-  launch(machine, kernel, Grid{blocks * p.parts, kTileWarps * kWarp, p.tiles.size}, p);
-  if (sum.parts < 2) return;
-  constexpr int threads = kSumSlices * kWarp;
-  launch(machine, sum_conv_parts, Grid{(sum.count + kWarp - 1) / kWarp, threads, threads * int(sizeof(float))}, sum);
-}
 
 }  // namespace PGCONV_ISA
 }  // namespace pgconv

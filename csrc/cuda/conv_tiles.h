@@ -17,19 +17,6 @@ struct alignas(16) Place {
   int y, x;
 };
 
-// Sums over more terms than in other kernels, since they end in 16 bits: at most 2^-13 of a sum without cancellation is lost.
-constexpr int64_t kMostGradientTerms = 8 * kMostTerms;
-
-// The walk over p.units, `terms` of each in a sum, in parts so many that `blocks` of them come as close below kEnoughBlocks as they
-// can.
-inline int parts_of_walk(const ConvGradient& p, int64_t blocks, int64_t terms) {
-  int64_t wanted = kEnoughBlocks / (blocks > 0 ? blocks : 1), least = ceil_div(p.units * terms, kMostGradientTerms);
-  if (p.most_parts > 0 && wanted > p.most_parts) wanted = p.most_parts;
-  if (wanted > p.units) wanted = p.units;
-  if (wanted < least) wanted = least;
-  return wanted > 1 ? int(wanted) : 1;
-}
-
 inline ConvTiles tiles_of_width(const ConvChain& conv, int width) {
   ConvTiles t{};
   t.width = width;

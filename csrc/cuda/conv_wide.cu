@@ -1,29 +1,14 @@
 #include "conv_wide.cuh"
 
-#include "parts.h"
-
 namespace pgconv {
 namespace PGCONV_ISA {
 namespace {
-
-constexpr int kWidestStrip = 64;
 
 // Samples, outputs: as many as a warpgroup's registers hold sums of.
 struct WideBlock {
   int samples, outputs;
 };
 constexpr WideBlock kManySamples{8, 32}, kManyOutputs{4, 64};
-
-// How pixels lie. Strips of whole rows where they are short; else of about equal widths, whose rows are stored in whole sectors.
-void set_strips(ConvWide& p, WideBlock block, int64_t images) {
-  p.tiles_x = int(ceil_div(p.out_width, kWidestStrip));
-  p.tile_width = p.tiles_x == 1 ? p.out_width : int(ceil_div(ceil_div(p.out_width, p.tiles_x), 8) * 8);
-  p.images = int(images);
-  p.tiles_y = int(ceil_div(images * p.out_height * p.tile_width, kWidePixels));
-  p.u_blocks = int(ceil_div(p.Nu, block.samples));
-  p.o_blocks = int(ceil_div(p.O, block.outputs));
-  p.shared = WideShared::of(p, block.samples, block.outputs);
-}
 
 // Images can be counted together where they share features, and where a block's numbers of granules stay small.
 bool together(const ConvWide& p) {
@@ -34,9 +19,11 @@ bool together(const ConvWide& p) {
 bool arrange(ConvWide& p, WideBlock block) {
   for (int64_t images : {p.B, int64_t(1)}) {
     if (images != 1 && !together(p)) continue;
-    set_strips(p, block, images);
-    const int64_t most = INT32_MAX - kWidePixels, rows = images * (p.shared.apart + p.reach_y);
-    if (p.shared.size <= kMostSharedBytes90 && rows <= most && images * p.out_height * p.tile_width <= most) return true;
+    set_strips(p, kWidePixels, images);
+    p.u_blocks = int(ceil_div(p.Nu, block.samples));
+    p.o_blocks = int(ceil_div(p.O, block.outputs));
+    p.shared = WideShared::of(p, block.samples, block.outputs);
+    if (p.shared.size <= kMostSharedBytes90 && p.shared.strips.countable(p, kWidePixels)) return true;
   }
   return false;
 }

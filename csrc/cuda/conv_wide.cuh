@@ -9,8 +9,7 @@
 // tiles of 8 granules. Sums, rounded to words, are as they lie the left operands of the second product, one for each sample; it runs
 // while windows for the next unit's first product are loaded, and either while the other warpgroup rounds.
 //
-// Pixels are counted along the rows of a strip of the images, and on from one image to the next where they share phi: only a last
-// block has fewer than 128. Rows of the images' windows lie one behind the other in a block's planes.
+// Pixels are counted along strips (conv_strips.cuh), images together where they share phi.
 //
 // Per unit and warpgroup, with G pairs of granules (U = 8, N = 4; U = 4, N = 8):
 //     FLOPs         64 * 32 * (16 U G + 8 N U)
@@ -22,6 +21,7 @@
 #pragma once
 
 #include "chain_stage.cuh"
+#include "conv_strips.cuh"
 #include "warpgroup.h"
 
 namespace pgconv {
@@ -42,7 +42,7 @@ struct WidePlace {
 
 // A block's shared memory in bytes from the beginning, behind its place. Made by the host: a kernel's arguments take no registers.
 struct WideShared : ChainStage {
-  int pitch, apart;        // granules of a plane's row; rows from an image to the next
+  Strips strips;
   int steps, tiles;        // pairs of granules, and tiles of phi
   int pair_bits;           // a channel has 2 to that pairs of octets
   int offsets, sources, phi, stage, stage_size, buffers, ahead, size;
@@ -50,17 +50,8 @@ struct WideShared : ChainStage {
   static WideShared of(const ConvChain& p, int samples, int outputs) {
     WideShared s;
     s.channels = kChainOctets / p.octets;
-    const int more_y = p.reach_y + 1 - p.stride_y, more_x = p.reach_x + 1 - p.stride_x, width = p.tile_width;
-    // A row's end and the next one's beginning lie as many banks apart as pixels within.
-    s.pitch = width * p.stride_x + (more_x > 0 ? (more_x + 7) / 8 * 8 : 0);
-    s.apart = p.out_height * p.stride_y + (more_y > 0 ? more_y : 0);
-    // Rows of pixels, and images that begin within.
-    const int rows = kWidePixels % width == 0 ? kWidePixels / width : (kWidePixels - 2) / width + 2;
-    const int begin = p.images > 1 ? (rows - 1 + p.out_height - 1) / p.out_height : 0;
-    const int64_t lines = (rows - 1) * p.stride_y + begin * (s.apart - p.out_height * p.stride_y) + p.reach_y + 1;
-    // More does not fit, and would leave 32 bits.
-    const int64_t plane = lines * s.pitch * p.vectors;
-    s.plane = int(plane < 1 << 20 ? plane : 1 << 20);
+    s.strips = Strips::of(p, kWidePixels);
+    s.plane = s.strips.plane;
     s.steps = p.granules / 2;
     s.pair_bits = p.octets == 8 ? 2 : p.octets == 4;
     s.tiles = (p.granules + kPhiGranules - 1) / kPhiGranules;
@@ -83,25 +74,7 @@ struct ConvWide : ConvChain {
   WideShared shared;
 };
 
-// Where a pixel lies, counted along a strip. Pixels beyond the end repeat the last one and are not stored.
-struct WidePixel {
-  int image;       // of those counted together
-  int y, x, line;  // line: row of its window, counted from the first image's
-  bool beyond;
-
-  PGCONV_DEVICE WidePixel of(const ConvWide& p, int number) {
-    const int count = p.images * p.out_height * p.tile_width;
-    WidePixel at;
-    at.beyond = number >= count;
-    if (at.beyond) number = count - 1;
-    const int row = unsigned(number) / unsigned(p.tile_width);
-    at.image = unsigned(row) / unsigned(p.out_height);
-    at.y = row - at.image * p.out_height;
-    at.x = number - row * p.tile_width;
-    at.line = at.image * p.shared.apart + at.y * p.stride_y;
-    return at;
-  }
-};
+PGCONV_DEVICE StripPixel wide_pixel(const ConvWide& p, int number) { return StripPixel::of(p, p.shared.strips, number); }
 
 // Results that lie in shared memory, in pieces of 8 pixels where these follow each other in the result, on a boundary of 16 bytes.
 template <int U, int N>
@@ -113,7 +86,7 @@ PGCONV_DEVICE void write_results(const ConvWide& p, const WidePlace& own, const 
   const bool rows = p.tile_width % 8 == 0 && p.out_width % 8 == 0;
   const bool images = p.tile_width == p.out_width && p.out_height * p.out_width % 8 == 0;
   auto to = [&](int k) -> uint16_t* {
-    const WidePixel pixel = WidePixel::of(p, own.pixel + granule * 8 + k);
+    const StripPixel pixel = wide_pixel(p, own.pixel + granule * 8 + k);
     const int x = own.x0 + pixel.x;
     if (pixel.beyond || x >= p.out_width) return nullptr;
     const int64_t plane = ((own.begin + pixel.image) * p.O + own.o0 + first) * p.Nu + own.u0 + u;
@@ -139,7 +112,7 @@ template <int U, int N>
 PGCONV_DEVICE void write_results_last(const ConvWide& p, const WidePlace& own, const unsigned char* memory) {
   constexpr int apart = kChainThreads / kWidePixels;
   const int place = thread() % kWidePixels, first = thread() / kWidePixels;
-  const WidePixel pixel = WidePixel::of(p, own.pixel + place);
+  const StripPixel pixel = wide_pixel(p, own.pixel + place);
   const int x = own.x0 + pixel.x;
   if (pixel.beyond || x >= p.out_width) return;
   const int64_t image = int64_t(p.out_height) * p.out_width, plane = (own.begin + pixel.image) * p.O + own.o0 + first;
@@ -166,26 +139,20 @@ PGCONV_DEVICE void wide_block(const ConvWide& p) {
   own.x0 = split_off(at, p.tiles_x) * p.tile_width;
   own.pixel = split_off(at, p.tiles_y) * kWidePixels;
   own.begin = int64_t(at) * p.images;
-  const WidePixel first = WidePixel::of(p, own.pixel);
+  const StripPixel first = wide_pixel(p, own.pixel);
   own.b0 = own.begin + first.image;
   auto* place = reinterpret_cast<WidePlace*>(memory);
   if (thread() == 0) *place = own;
 
   // Where a granule's tap lies in a plane. Behind them, that of the last again: its features are 0, or it is not used.
-  const int granules_v = shared.plane / p.vectors;
   auto* offsets = reinterpret_cast<int*>(memory + shared.offsets);
-  for (int k = thread(); k < offsets_of(p.granules); k += kChainThreads) {
-    const int granule = k < p.real ? k : p.real - 1, tap = granule / p.vectors;
-    offsets[k] = (granule % p.vectors * granules_v + p.taps[tap][0] * shared.pitch + p.taps[tap][1]) * 16;
-  }
-  // Where a plane's granules, [octet of v][row][column], come from, counted from the first image's, or -1 beside it.
+  for (int k = thread(); k < offsets_of(p.granules); k += kChainThreads)
+    offsets[k] = strip_offset(p, shared.strips, k < p.real ? k : p.real - 1);
+  // Where a plane's granules come from, counted from the first image's, or -1 beside it.
   auto* sources = reinterpret_cast<int*>(memory + shared.sources);
   for (int k = thread(); k < shared.plane; k += kChainThreads) {
-    const int v = k / granules_v, line = (k - v * granules_v) / shared.pitch, column = k % shared.pitch;
-    const int of_first = first.y * p.stride_y + line, image = of_first / shared.apart;
-    const int y = of_first - image * shared.apart - p.pad_y, x = own.x0 * p.stride_x - p.pad_x + column;
-    const bool inside = y >= 0 && y < p.height && x >= 0 && x < p.width && first.image + image < p.images;
-    sources[k] = inside ? ((image * int(p.C) * p.height + y) * p.width + x) * p.vectors + v : -1;
+    const StripSource from = StripSource::of(p, shared.strips, first, own.x0, k);
+    sources[k] = from.inside ? ((from.image * int(p.C) * p.height + from.y) * p.width + from.x) * p.vectors + from.v : -1;
   }
   // Samples beyond the end repeat the last one and are not stored.
   for (int k = warp(); k < U * p.octets; k += kChainWarps) {
@@ -199,8 +166,8 @@ PGCONV_DEVICE void wide_block(const ConvWide& p) {
       copy_async<16>(to + granule / kPhiGranules * tile_size + turned(row + h, granule % kPhiGranules), from + n * 8, true);
     }
   }
-  const WidePixel pixel = WidePixel::of(p, own.pixel + warp() * 16 + lane() % 16);
-  const int own_pixel = ((pixel.line - first.line) * shared.pitch + pixel.x * p.stride_x) * 16;
+  const StripPixel pixel = wide_pixel(p, own.pixel + warp() * 16 + lane() % 16);
+  const int own_pixel = ((pixel.line - first.line) * shared.strips.pitch + pixel.x * p.stride_x) * 16;
   const int* own_offsets = offsets + lane() / 16;
   sync_block();
 
@@ -296,7 +263,7 @@ PGCONV_DEVICE void wide_block(const ConvWide& p) {
   sync_block();
   if (p.numbers) {
     write_numbers(p, sums, place->o0, place->u0, [&](int k) -> ImagePixel {
-      const WidePixel pixel = WidePixel::of(p, place->pixel + warp() * 16 + lane() / 4 + 8 * k);
+      const StripPixel pixel = wide_pixel(p, place->pixel + warp() * 16 + lane() / 4 + 8 * k);
       const int x = place->x0 + pixel.x;
       return {place->begin + pixel.image, pixel.beyond || x >= p.out_width ? -1 : int64_t(pixel.y) * p.out_width + x};
     });

@@ -2,6 +2,7 @@
 #include "../cuda/conv_chain.cu"
 #include "../cuda/conv_feature_gradient.cu"
 #include "../cuda/conv_head_gradient.cu"
+#include "../cuda/conv_kernel_gradient.cu"
 #include "../cuda/conv_wide.cu"
 #include "../cuda/elements.cu"
 #include "../cuda/features.cu"

@@ -259,6 +259,18 @@ static Array<float> feature_gradient(unsigned seed, Array<uint16_t> grad, Array<
   return out;
 }
 
+// With neither -> [u vectors, O, C, taps vectors, 8, 8].
+static Array<float> kernel_gradient(unsigned seed, Array<uint16_t> grad, Array<uint16_t> f, bool half, const std::vector<int64_t>& taps,
+                                    const std::vector<int>& geometry, int capability, int parts) {
+  Host host(seed);
+  host.capability = capability;
+  ConvGradient p = gradient_of(grad, f, 1, taps, geometry, parts);
+  refuse(why_not_kernel_gradient(p, capability));
+  Array<float> out({int64_t(p.u_vectors), p.conv.O, p.conv.C, int64_t(p.conv.real), int64_t(8), int64_t(8)});
+  kernel_gradient_of(host, p, half ? kFloat16 : kBfloat16Type, out.mutable_data());
+  return out;
+}
+
 static std::string reason_of(const char* (*why_not)(ConvGradient, int), int64_t vectors, int64_t octets, int64_t outputs,
                              const std::vector<int64_t>& taps, const std::vector<int>& geometry, int capability) {
   ConvGradient p{};
@@ -323,6 +335,16 @@ PYBIND11_MODULE(_emulated, m) {
   m.def("why_not_feature_gradient", [](int64_t vectors, int64_t octets, int64_t outputs, const std::vector<int64_t>& taps,
                                        const std::vector<int>& geometry, int capability) {
     return reason_of(&why_not_feature_gradient, vectors, octets, outputs, taps, geometry, capability);
+  });
+  m.def("conv_kernel_gradient", &kernel_gradient, py::arg("seed"), py::arg("grad").noconvert(), py::arg("f").noconvert(),
+        py::arg("half"), py::arg("taps"), py::arg("geometry"), py::arg("capability"), py::arg("parts"));
+  m.def("why_not_kernel_gradient", [](int64_t vectors, int64_t images, int64_t inputs, int64_t outputs, const std::vector<int64_t>& taps,
+                                      const std::vector<int>& geometry, int capability) {
+    ConvGradient p{};
+    p.conv = chain_of(vectors, 1, outputs, taps, geometry);
+    p.conv.B = images, p.conv.C = inputs;
+    const char* reason = why_not_kernel_gradient(p, capability);
+    return std::string(reason ? reason : "");
   });
   m.def("why_not_moments", [](const std::string& text) {
     const char* reason = why_not_moments(parse_net(text));

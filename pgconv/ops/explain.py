@@ -103,7 +103,15 @@ def explain(module_or_call: Callable[..., Any], *inputs: Any, **kwargs: Any) -> 
         refused = {str(p): why for p, why in dispatch.candidates(facts) if why is not None}
         backward = dispatch.resolve(facts, asked, "backward")
         steps.append(
-            Step(facts, plan, backward, costs(facts), costs(facts, "backward"), refused, machine.current(facts.device))
+            Step(
+                facts,
+                plan,
+                backward,
+                costs(facts, "forward", plan.backend),
+                costs(facts, "backward", backward.backend),
+                refused,
+                machine.current(facts.device),
+            )
         )
 
     with dispatch.recording(record), torch.no_grad():

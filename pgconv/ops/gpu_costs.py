@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import torch
 
+from pgconv.backends.cuda import kernel_gradient
 from pgconv.ops.cost import Cost
 from pgconv.spec import Facts
 
@@ -21,12 +22,16 @@ _OUTPUTS = 64
 """and else."""
 _TILE = 128
 """Pixels of a block that builds kernel values."""
+_BY_KERNEL = 0.7, 0.75
+"""What products of the signal's gradient take, and of the kernel's, of what products of chains do backward, where gradients of
+features and head go through the kernel's: the first runs as fast as the forward pass there, the second is one product and not a
+chain. Not measured."""
 _GROUPED = 6.0
 """How much longer a convolution takes the vendor in groups."""
 
 
-def group_conv2d(facts: Facts, table: Mapping[str, Cost], backward: bool) -> dict[str, Cost]:
-    """The costs of a CPU, with those of the orders that run on GPUs in place of theirs."""
+def group_conv2d(facts: Facts, table: Mapping[str, Cost], backward: bool, backend: str) -> dict[str, Cost]:
+    """The costs of a CPU, with those of the orders that run on GPUs in place of theirs, by a backend."""
     n = dict(facts.sizes)
     dense, chain = table["materialize"], table["aggregate"]
     grouped = _GROUPED if n["S"] > 1 else 1.0
@@ -35,8 +40,13 @@ def group_conv2d(facts: Facts, table: Mapping[str, Cost], backward: bool) -> dic
     signals = (2 if scaled else 1) * dense.bytes
     wasted = _chain_flops(n, n["C"], n["O"]) - chain.flops
     if backward:
-        # The signal's gradient is the chain of the adjoint problem; those of features and head take the chain's products each.
-        wasted = _chain_flops(n, n["O"], n["C"]) + 2 * _chain_flops(n, n["C"], n["O"]) - chain.flops
+        # The signal's gradient is the chain of the adjoint problem; those of features and head take the chain's products each, or
+        # one product together.
+        signal, factors = _chain_flops(n, n["O"], n["C"]), 2 * _chain_flops(n, n["C"], n["O"])
+        if backend == "cuda" and _by_kernel(n):
+            of_kernel = n["B"] * n["Ho"] * n["Wo"] * kernel_gradient.flops(n["Nu"], n["Nv"], n["T"], n["C"], n["O"])
+            signal, factors = _BY_KERNEL[0] * signal, _BY_KERNEL[1] * of_kernel
+        wasted = signal + factors - chain.flops
     return {
         **table,
         # Backward both launch several times as many kernels.
@@ -62,6 +72,12 @@ def bias(facts: Facts, backward: bool) -> Cost:
     # What is added to has been written already: it is read and written again.
     moved = result + 3 * signal if backward else signal + 2 * result
     return Cost((2 if backward else 1) * flops, moved, calls=2)
+
+
+def _by_kernel(n: Mapping[str, int]) -> bool:
+    pixels = n["B"] * n["Ho"] * n["Wo"]
+    fits = n["S"] == 1 and kernel_gradient.fits(n["Nu"], n["Nv"], n["T"], n["C"], n["O"], pixels)
+    return fits and kernel_gradient.pays(n["Nv"], n["T"], n["Hb"], n["O"], 2)
 
 
 def _chain_flops(n: Mapping[str, int], inputs: int, outputs: int) -> float:

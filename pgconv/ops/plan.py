@@ -23,22 +23,28 @@ _BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 _PANEL, _LANES = 32, 16
 
 
-def costs(facts: Facts, direction: str = "forward") -> dict[str, Cost]:
-    """Cost of every evaluation order of a call."""
-    return _COSTS[facts.op](facts, direction == "backward")
+def costs(facts: Facts, direction: str = "forward", backend: str = "auto") -> dict[str, Cost]:
+    """Cost of every evaluation order of a call, by a backend where it matters."""
+    backward = direction == "backward"
+    table = _COSTS[facts.op](facts, backward)
+    if facts.op == "group_conv2d" and facts.device == "cuda":
+        return gpu_costs.group_conv2d(facts, table, backward, backend)
+    return table
 
 
 def cheapest(facts: Facts, plans: Sequence[Plan], rates: Rates, direction: str = "forward") -> Plan:
     """The plan with the smallest estimate; the first one on a tie."""
     if len(plans) == 1:
         return plans[0]
-    table = costs(facts, direction)
-    return min(plans, key=lambda plan: table[plan.order].seconds(plan, rates, direction, facts.dtypes[0]))
+    tables = {backend: costs(facts, direction, backend) for backend in {plan.backend for plan in plans}}
+    dtype = facts.dtypes[0]
+    return min(plans, key=lambda plan: tables[plan.backend][plan.order].seconds(plan, rates, direction, dtype))
 
 
 def seconds(facts: Facts, plan: Plan, rates: Rates, direction: str) -> float:
     """Estimate of a plan."""
-    return costs(facts, direction)[plan.order].seconds(plan, rates, direction, facts.dtypes[0])
+    cost = costs(facts, direction, plan.backend)[plan.order]
+    return cost.seconds(plan, rates, direction, facts.dtypes[0])
 
 
 def bias_seconds(facts: Facts, rates: Rates, direction: str) -> float:
@@ -116,7 +122,7 @@ def _group_conv2d(facts: Facts, backward: bool) -> dict[str, Cost]:
     }
     if geometry is not None and min(out) > 0:
         work |= _spectral(n, geometry, size, out, build, signals, values, backward)
-    return gpu_costs.group_conv2d(facts, work, backward) if facts.device == "cuda" else work
+    return work
 
 
 def _spectral(

@@ -2,8 +2,8 @@
 
 The kernels read samples last, in octets, and features in octets (csrc/cuda/conv_chain.h); operands are brought into that form here,
 and results have the layout of the signal. float32 is scaled to float16 where convolutions may take it in TF32 (scaled.py).
-The gradient of the signal is the same kernel on the adjoint problem, those of features and head have their own; what they do not
-take is the vendor's.
+The gradient of the signal is the same kernel on the adjoint problem. Those of features and head have their own, or go through the
+gradient of the kernel they make (kernel_gradient.py), whichever takes less; what they do not take is the vendor's.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 from pgconv._layout import BACK, LAST, is_group_last
 from pgconv.backends import vendor_conv
 from pgconv.backends.cpp.library import ops
-from pgconv.backends.cuda import scaled
+from pgconv.backends.cuda import kernel_gradient, scaled
 from pgconv.backends.cuda.layout import OCTET, aligned, whole_octets
 from pgconv.backends.cuda.scaled import Scale, halves
 from pgconv.spec import ConvGeometry, Facts
@@ -76,23 +76,28 @@ def _gradients(
     taps, walk = _taps(geometry), (*_walk(geometry), *geometry.out_size(*f.shape[-2:]))
     sizes = f.shape[2], phi.shape[4], weight.shape[0], taps, walk
     adjoint = _adjoint(geometry, *f.shape[-2:])
+    of_signal = needs[0] and adjoint and not _refusal("chain", phi.shape[1], phi.shape[4], f.shape[1], *adjoint)
+    by_kernel = (needs[1] or needs[2]) and _by_kernel(f, phi, weight, geometry, needs)
     asked = (
-        needs[0] and adjoint and not _refusal("chain", phi.shape[1], phi.shape[4], f.shape[1], *adjoint),
-        needs[1] and not _refusal("feature_gradient", *sizes),
-        needs[2] and not _refusal("head_gradient", *sizes),
+        of_signal,
+        not by_kernel and needs[1] and not _refusal("feature_gradient", *sizes),
+        not by_kernel and needs[2] and not _refusal("head_gradient", *sizes),
     )
     found: list[Tensor | None] = [None] * 3
-    if not any(asked):
+    if not (by_kernel or any(asked)):
         return found
     of_f, of_phi, of_weight = _scales(f, phi, weight)
     of_grad = None if of_f is None else scaled.scale(grad, _room(phi, weight).signal)
     grad = _samples_last(grad.to(f.dtype), of_grad)
     features, head = halves(phi, of_phi), halves(weight, of_weight)
-    if asked[1] or asked[2]:
+    if by_kernel or asked[1] or asked[2]:
         window = _samples_last(f, of_f)
     if asked[0]:
         back = scaled.back(of_grad, of_phi, of_weight)
         found[0] = _chain(grad, features.transpose(1, 2), head.transpose(0, 1), *adjoint, is_group_last(f), back)
+    if by_kernel:
+        of_kernel = scaled.times(ops().conv_kernel_gradient(grad, window, taps, walk), scaled.back(of_grad, of_f))
+        found[1:] = kernel_gradient.of_factors(of_kernel, phi, weight, needs[1:])
     if asked[1]:
         sums = ops().conv_feature_gradient(grad, window, _head(head), *phi.shape[:2], taps, walk)
         found[1] = _from_features(scaled.times(sums, scaled.back(of_grad, of_f, of_weight)), phi)
@@ -101,6 +106,19 @@ def _gradients(
         sums = scaled.times(sums, scaled.back(of_grad, of_f, of_phi))
         found[2] = sums.permute(2, 0, 1)[..., : weight.shape[2]].to(weight.dtype).contiguous()
     return found
+
+
+def _by_kernel(f: Tensor, phi: Tensor, weight: Tensor, geometry: ConvGeometry, needs: tuple[bool, ...]) -> bool:
+    """Whether the gradients of features and head go through that of their kernel."""
+    sets, nu, nv, count, hidden = phi.shape
+    outputs, inputs, _ = weight.shape
+    height, width = geometry.out_size(*f.shape[-2:])
+    return (
+        sets == 1
+        and kernel_gradient.pays(nv, count, hidden, outputs, needs[1] + needs[2])
+        and kernel_gradient.fits(nu, nv, count, inputs, outputs, f.shape[0] * height * width)
+        and not _refusal_of_kernel_gradient(f, outputs, geometry)
+    )
 
 
 def _scales(f: Tensor, phi: Tensor, weight: Tensor) -> tuple[Scale | None, ...]:
@@ -137,8 +155,18 @@ def _walk(geometry: ConvGeometry) -> tuple[int, ...]:
 def _refusal(
     kernel: str, nv: int, hidden: int, outputs: int, taps: tuple[int, ...], walk: tuple[int, ...]
 ) -> str | None:
-    capability = ops().cuda_capability(torch.cuda.current_device())
-    return _refusal_on(kernel, whole_octets(nv), _octets(hidden), outputs, taps, walk, capability)
+    return _refusal_on(kernel, whole_octets(nv), _octets(hidden), outputs, taps, walk, _capability())
+
+
+def _refusal_of_kernel_gradient(f: Tensor, outputs: int, geometry: ConvGeometry) -> str | None:
+    images, inputs, nv, *size = f.shape
+    walk = *_walk(geometry), *geometry.out_size(*size)
+    sizes = whole_octets(nv), images, inputs, outputs
+    return _refusal_on("kernel_gradient", *sizes, _taps(geometry), walk, _capability())
+
+
+def _capability() -> int:
+    return ops().cuda_capability(torch.cuda.current_device())
 
 
 @lru_cache(maxsize=1024)

@@ -1,0 +1,49 @@
+"""Gradients of features and head of the image convolution from that of the kernel they make, ``K[o,u,c,v,t] = sum_h W[o,c,h]
+phi[u,v,t,h]``: one product over the pixels (csrc/cuda/conv_kernel_gradient.cuh), and two small ones behind it in float32."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from pgconv.backends.cuda.layout import OCTET, whole_octets
+
+
+def flops(nu: int, nv: int, taps: int, inputs: int, outputs: int) -> float:
+    """Of a pixel of an image, padded as the kernel pads."""
+    return 2.0 * whole_octets(nu) * OCTET * inputs * _values(nv, taps, outputs)
+
+
+def pays(nv: int, taps: int, hidden: int, outputs: int, wanted: int) -> bool:
+    """Whether the kernel's gradient takes less than those of features and head that are wanted, one or both, by their own kernels:
+    these form the moments, or the outputs' gradients of every feature, and multiply them with the other."""
+    octets = 1 << max(0, whole_octets(hidden) - 1).bit_length()
+    chain = octets * OCTET * (taps * whole_octets(nv) * OCTET + outputs)
+    return _values(nv, taps, outputs) <= wanted * chain
+
+
+def fits(nu: int, nv: int, taps: int, inputs: int, outputs: int, pixels: int) -> bool:
+    """Whether the kernel's gradient is no larger than signal and result, with so many pixels in all images."""
+    values = whole_octets(nu) * OCTET * inputs * whole_octets(nv) * OCTET * taps * outputs
+    return 2 * values <= pixels * (inputs * nv + outputs * nu)
+
+
+def of_factors(kernel: Tensor, phi: Tensor, weight: Tensor, needs: tuple[bool, bool]) -> list[Tensor | None]:
+    """Gradients of phi ``[1,Nu,Nv,T,H]`` and weight ``[O,C,H]`` (None where not needed) from the kernel's ``[octets of u, O, C, T *
+    octets of v, 8, 8]``."""
+    _, nu, nv, taps, hidden = phi.shape
+    outputs, inputs, _ = weight.shape
+    values = kernel.view(kernel.shape[0], outputs * inputs, taps, whole_octets(nv), OCTET, OCTET).permute(
+        1, 0, 4, 3, 5, 2
+    )
+    values = values.reshape(outputs * inputs, whole_octets(nu) * OCTET, whole_octets(nv) * OCTET, taps)
+    values = values[:, :nu, :nv].reshape(outputs * inputs, nu * nv * taps)
+    of_phi = of_weight = None
+    if needs[0]:
+        of_phi = (values.t() @ weight.to(values.dtype).reshape(-1, hidden)).view(phi.shape).to(phi.dtype)
+    if needs[1]:
+        of_weight = (values @ phi.to(values.dtype).reshape(-1, hidden)).view(weight.shape).to(weight.dtype)
+    return [of_phi, of_weight]
+
+
+def _values(nv: int, taps: int, outputs: int) -> int:
+    return whole_octets(outputs) * OCTET * taps * whole_octets(nv) * OCTET
