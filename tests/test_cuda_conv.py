@@ -405,13 +405,14 @@ def test_nan_reaches_the_windows_it_is_in_and_no_others(device):
     assert sorted(map(tuple, spoiled)) == sorted((5 - row, 6 - col) for row, col in geometry.taps())
 
 
-def test_nan_that_no_output_reads_reaches_no_gradient(device):
-    """The last row and column lie behind the last window, but within the last tile's."""
+@pytest.mark.parametrize("size", [(12, 12), (4, 132)], ids=str)
+def test_nan_that_no_output_reads_reaches_no_gradient(device, size):
+    """The last row and column lie behind the last window, but within the last tile's, and beside the last pixel of a strip."""
     geometry = ConvGeometry.make("test", 3, 2, "valid", 1, "disc")
-    (f, phi, weight), geometry = make(torch.float16, size=(12, 12), geometry=geometry)
-    f[..., 11, :] = f[..., 11] = torch.nan
+    (f, phi, weight), geometry = make(torch.float16, size=size, geometry=geometry)
+    f[..., size[0] - 1, :] = f[..., size[1] - 1] = torch.nan
     on = [x.to(device) for x in (f, phi, weight)]
-    grad = torch.ones(2, 5, 3, *geometry.out_size(12, 12), dtype=torch.float16, device=device)
+    grad = torch.ones(2, 5, 3, *geometry.out_size(*size), dtype=torch.float16, device=device)
     for x in group_conv2d.backward("aggregate", grad, *on, geometry, (False, True, True))[1:]:
         assert x.isfinite().all()
 

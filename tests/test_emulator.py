@@ -1,5 +1,6 @@
 """The emulator of a GPU finds the mistakes it is there to find, in kernels that have one each."""
 
+import math
 import os
 import subprocess
 import sys
@@ -123,3 +124,15 @@ def test_rounding_to_16_bits():
     with np.errstate(over="ignore", invalid="ignore"):
         np.testing.assert_array_equal(emulated.round_to(True, x), x.astype(np.float16).astype(np.float32))
     np.testing.assert_array_equal(emulated.round_to(False, x), torch.from_numpy(x).bfloat16().float().numpy())
+
+
+def test_the_special_function_unit_errs():
+    """As much as a GPU's does at most: results that need more must not be seen as right."""
+    worst = [0.0] * 4
+    for k in range(-2000, 2000):
+        x = float(np.float32(0.0015731 * k + 1e-4))
+        found, right = emulated.special(x), (math.sin(x), math.cos(x), 2.0**x, 1 / x)
+        scale = 1.0, 1.0, right[2], abs(right[3])
+        worst = [max(w, abs(y - z) / s) for w, y, z, s in zip(worst, found, right, scale)]
+    assert all(2.0**-23 < w < 2.0**-20.4 for w in worst[:2]) and all(2.0**-24 < w < 2.0**-21 for w in worst[2:])
+    assert math.isnan(emulated.special(math.inf)[0]) and emulated.special(0.0)[3] == math.inf

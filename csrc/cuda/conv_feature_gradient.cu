@@ -24,7 +24,7 @@ FeatureShape feature_shape(const ConvGradient& p) {
 bool set_feature_tiles(ConvGradient& p, int capability) {
   FeatureShape shape = feature_shape(p);
   p.granule_blocks = int(ceil_div(p.conv.real, shape.granules));
-  if (!cut_into_tiles(p, kFeatureChannels, 16 * shape.steps, p.granule_blocks * shape.granules, 0, capability)) return false;
+  if (!cut_into_tiles(p, kFeatureChannels, 16 * shape.steps, shape.granules, 0, capability)) return false;
   int with_sums = p.tiles.stage + feature_sums_bytes(shape.granules);
   if (p.tiles.size < with_sums) p.tiles.size = with_sums;
   return with_sums <= most_shared(capability);

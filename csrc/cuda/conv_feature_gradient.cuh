@@ -56,7 +56,7 @@ PGCONV_KERNEL(kTileWarps * kWarp) conv_feature_gradient(const ConvGradient p) {
   const ConvChain& conv = p.conv;
   unsigned char* memory = shared_memory<unsigned char>();
   const int g = lane() / 4, t = lane() % 4;
-  const int group = warp() / 2, groups = p.tiles.channels / 16, own_c = group % groups * 16, own_pair = group / groups;
+  const int own_c = warp() / 2 % (p.tiles.channels / 16) * 16;
 
   const FeatureBlock at = FeatureBlock::of(p, block());
   const int c0 = at.c_block * p.tiles.channels, o0 = at.o_block * (16 * K);
@@ -82,31 +82,26 @@ PGCONV_KERNEL(kTileWarps * kWarp) conv_feature_gradient(const ConvGradient p) {
       sync_warp();
     }
 
-  begin_tiles(p, memory);
+  begin_tiles(p, memory, at.granule_block * G);
   // What a lane reads: the gradient at output lane % 8 + lane / 16 * 8 of 16, pixel lane / 8 % 2; the window at channel
   // lane % 16, pixel lane / 16.
-  auto* offsets = reinterpret_cast<const int*>(memory + p.tiles.offsets) + at.granule_block * G;
+  auto* offsets = reinterpret_cast<const int*>(memory + p.tiles.offsets);
   const int own_grad = p.tiles.grad + (lane() % 8 + lane() / 16 * 8) * kTileRow + lane() / 8 % 2 * 16;
   const int pixel = lane() / 16, own_window = (own_c + lane() % 16) * p.tiles.window;
 
   float sums[H / 2][G][4] = {};
   auto loader = TileLoader::at(p, c0, o0, conv.S > 1 ? at.s : 0, at.u_octet, begin);
-  unsigned char* stages = memory + p.tiles.stage;
-  if (begin < end) {
-    loader.load<kFeatureChannels, 16 * K>(memory, stages + ((end - begin) & 1) * p.tiles.stage_size);
-  }
+  loader.begin<kFeatureChannels, 16 * K>(memory, int(end - begin));
   PGCONV_ROLLED
   for (int left = int(end - begin); left > 0; --left) {
-    wait_copies<0>();
+    wait_for_tile(p.tiles);
     sync_block();
-    const TileRest rest = TileRest::of(loader.tile, p);
-    const unsigned char* stage = stages + (left & 1) * p.tiles.stage_size;
+    const unsigned char* stage = memory + stage_of(p.tiles, left);
+    const auto& tile = *reinterpret_cast<const TileHead*>(stage + p.tiles.head);
+    const int own_pair = thread_anew() / (2 * kWarp) * p.tiles.pixel_groups / kFeatureGroups;
     PGCONV_ROLLED
     for (int pair = own_pair; pair < kTilePairs; pair += p.tiles.pixel_groups) {
-      if (left > 1 && pair == TileLoader::pair(p, own_pair)) {
-        loader.advance();
-        loader.load<kFeatureChannels, 16 * K>(memory, stages + (~left & 1) * p.tiles.stage_size);
-      }
+      if (pair == TileLoader::pair(p, own_pair)) loader.next<kFeatureChannels, 16 * K>(memory, left);
       float parts[H][2][4] = {};
       PGCONV_UNROLL
       for (int k = 0; k < K; ++k) {
@@ -127,7 +122,7 @@ PGCONV_KERNEL(kTileWarps * kWarp) conv_feature_gradient(const ConvGradient p) {
             const float* two = parts[2 * m + k % 2][k / 2] + 2 * q;
             left[q][m][k] = E::pack(two[0], two[1]);
           }
-      const unsigned char* window = stage + own_window + rest.window_of(2 * pair + pixel, p.tiles);
+      const unsigned char* window = stage + own_window + tile.window_of(2 * pair + pixel, p.tiles);
       PGCONV_UNROLL
       for (int n = 0; n < G; ++n) {
         uint32_t right[4];
@@ -142,7 +137,7 @@ PGCONV_KERNEL(kTileWarps * kWarp) conv_feature_gradient(const ConvGradient p) {
 
   // The sums of warps with the same features, one after the other on top of those before; the last ones write them.
   const int number = thread_anew(), own_group = number / (2 * kWarp);
-  float* before = reinterpret_cast<float*>(stages) + number % (2 * kWarp);
+  float* before = reinterpret_cast<float*>(memory + p.tiles.stage) + number % (2 * kWarp);
   PGCONV_ROLLED
   for (int turn = 0; turn < kFeatureGroups; ++turn) {
     sync_block();

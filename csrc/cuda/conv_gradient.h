@@ -22,7 +22,8 @@ struct ConvTiles {
   int channels;                   // of a block
   int pixel_groups;               // warps that differ in their pixels only: 1, 2 or 4
   int places, offsets, features;  // where things begin, in bytes
-  int stage, grad, stage_size, size;  // `grad` in a stage
+  int stage, grad, head, stage_size, size;  // `grad` and `head` in a stage
+  int ahead;  // tiles on their way; a block has stages for them and one more, a power of two
 };
 
 struct ConvGradient {

@@ -51,7 +51,7 @@ PGCONV_KERNEL(kTileWarps * kWarp) conv_head_gradient(const ConvGradient p) {
 
   // Of sample u = g, granule k, feature h0 + h: words (2 t, 2 t + 1) of v.
   uint32_t phi[H][held ? 2 * steps : 1] = {};
-  auto load_features = [&](const Tile& tile) {
+  auto load_features = [&](const TileHead& tile) {
     const int64_t s = conv.S > 1 ? tile.b : 0;
     if constexpr (held) {
       const int64_t u = tile.octet * 8 + g;
@@ -92,24 +92,18 @@ PGCONV_KERNEL(kTileWarps * kWarp) conv_head_gradient(const ConvGradient p) {
 
   float sums[H / 2][N][4] = {};
   auto loader = TileLoader::at(p, c0, o0, 0, 0, begin);
-  unsigned char* stages = memory + p.tiles.stage;
-  if (begin < end) {
-    loader.load<kHeadChannels, 8 * N>(memory, stages + ((end - begin) & 1) * p.tiles.stage_size);
-    load_features(loader.tile);
-  }
+  loader.begin<kHeadChannels, 8 * N>(memory, int(end - begin));
   PGCONV_ROLLED
   for (int left = int(end - begin); left > 0; --left) {
-    wait_copies<0>();
+    wait_for_tile(p.tiles);
     sync_block();
-    const TileRest rest = TileRest::of(loader.tile, p);
-    const unsigned char* stage = stages + (left & 1) * p.tiles.stage_size;
+    const unsigned char* stage = memory + stage_of(p.tiles, left);
+    const auto& tile = *reinterpret_cast<const TileHead*>(stage + p.tiles.head);
+    if (tile.begins) load_features(tile);
     PGCONV_ROLLED
     for (int pair = own_pair; pair < kTilePairs; pair += p.tiles.pixel_groups) {
-      if (left > 1 && pair == TileLoader::pair(p, own_pair)) {
-        loader.advance();
-        loader.load<kHeadChannels, 8 * N>(memory, stages + (~left & 1) * p.tiles.stage_size);
-      }
-      const unsigned char* window = stage + own_window + rest.window_of(2 * pair + pixel, p.tiles);
+      if (pair == TileLoader::pair(p, own_pair)) loader.next<kHeadChannels, 8 * N>(memory, left);
+      const unsigned char* window = stage + own_window + tile.window_of(2 * pair + pixel, p.tiles);
       float moments[H][4] = {};
       if constexpr (held) {
         PGCONV_UNROLL
@@ -152,7 +146,6 @@ PGCONV_KERNEL(kTileWarps * kWarp) conv_head_gradient(const ConvGradient p) {
         }
       }
     }
-    if (left > 1 && Tile::begins(loader.tile, p)) load_features(loader.tile);
   }
 
   PGCONV_UNROLL

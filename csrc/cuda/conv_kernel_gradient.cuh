@@ -130,7 +130,7 @@ PGCONV_KERNEL(kKernelThreads) conv_kernel_gradient(const ConvKernelGradient p) {
     const unsigned char* stage = stages + (left & 1) * p.stage_bytes;
     // Warps that share a scheduler bring their share of the next tile at different times, so that one's products hide the other's
     // addresses.
-    const int busy = thread_anew() / (kKernelThreads / 2) * (steps / 2);
+    const int busy = thread_anew() / (kKernelThreads / 2) * ((steps + 3) / 4);
     PGCONV_ROLLED
     for (int step = 0; step < steps; ++step) {
       if (left > 1 && step == busy) load(end - left + 1, stages + (~left & 1) * p.stage_bytes);

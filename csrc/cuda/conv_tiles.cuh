@@ -4,7 +4,8 @@
 // - the window of the block's channels with its halo: a channel's granules (pixel, octet of v) one after the other;
 // - the gradient of the block's outputs for one octet of u: 8 granules (pixel) for each output.
 // Channels, and outputs, begin an odd number of granules apart: 8 rows of a matrix that belong to 8 of them lie in different banks.
-// While a stage is worked on, the next one is on its way.
+// While a stage is worked on, the next ones are on their way, three where there is room for them, else one: a tile's products take
+// no longer than its granules, which all multiprocessors ask for at once.
 //
 // Both kernels take the pixels two at a time, and every product of theirs has the samples u, or v, of one pixel as an operand's
 // granules. So a tap is an offset, strides and dilations are offsets, and nothing is transposed or expanded on the way.
@@ -28,6 +29,22 @@ struct Tile {
   // Whether features that belong to an image, or an octet, are others than the tile's before.
   PGCONV_DEVICE bool begins(const Tile& tile, const ConvGradient& p) {
     return (tile.y | tile.x) == 0 && (tile.b == 0 || p.conv.S > 1);
+  }
+};
+
+// Where the stage begins of the tile with which so many are left.
+PGCONV_DEVICE int stage_of(const ConvTiles& tiles, int left) { return tiles.stage + (left & tiles.ahead) * tiles.stage_size; }
+
+// What is known of a stage's tile, in shared memory behind it: registers go to the tile that is loaded.
+struct alignas(16) TileHead {
+  int rest_y, rest_x;  // rows and columns of the image from the tile's first pixel on, without that one
+  int begins;          // whether features are to be loaded, of
+  int b, octet;
+
+  // Bytes from the first granule of a channel's window to that of a pixel, the last one's for a pixel beyond the image.
+  PGCONV_MEMBER int window_of(int pixel, const ConvTiles& tiles) const {
+    const int row = pixel >> tiles.shift, column = pixel & tiles.mask;
+    return least(row, rest_y) * tiles.row_step + least(column, rest_x) * tiles.pixel_step;
   }
 };
 
@@ -88,11 +105,47 @@ struct TileLoader {
            (pixel * p.u_vectors + tile.octet) * 16;
   }
 
+  // The first tiles of a walk over so many.
+  template <int channels, int outputs>
+  PGCONV_MEMBER void begin(unsigned char* memory, int tiles) {
+    for (int k = 0; k < p.tiles.ahead; ++k) {
+      if (k > 0 && k < tiles) advance();
+      if (k < tiles) load<channels, outputs>(memory, tiles - k, k == 0);
+      commit_copies();
+    }
+  }
+  // The next tile, where so many are left, the one that is worked on among them.
+  template <int channels, int outputs>
+  PGCONV_MEMBER void next(unsigned char* memory, int left) {
+    if (left > p.tiles.ahead) {
+      advance();
+      load<channels, outputs>(memory, left - p.tiles.ahead, false);
+    }
+    commit_copies();
+  }
+
+ private:
+  // What a thread brings first: of the window, of the gradient.
+  struct Own {
+    int channel, granule, output, pixel, y, x;
+
+    PGCONV_DEVICE Own of(const ConvGradient& p) {
+      // Unsigned: dividing by a power of two is a shift.
+      const unsigned number = thread_anew();
+      const int pixel = number % kTilePixels;
+      return {int(number / kWarp), int(number % kWarp), int(number / kTilePixels), pixel, pixel >> p.tiles.shift, pixel & p.tiles.mask};
+    }
+  };
+
   // At most so many channels and outputs. Those that do not exist stay as they are.
   template <int channels, int outputs>
-  PGCONV_MEMBER void load(const unsigned char* memory, unsigned char* stage) const {
+  PGCONV_MEMBER void load(unsigned char* memory, int left, bool first) const {
     const ConvChain& conv = p.conv;
     const Own own = Own::of(p);
+    unsigned char* stage = memory + stage_of(p.tiles, left);
+    if (thread_anew() == 0)
+      *reinterpret_cast<TileHead*>(stage + p.tiles.head) = {conv.out_height - 1 - tile.y, conv.out_width - 1 - tile.x,
+                                                            int(first || Tile::begins(tile, p)), tile.b, tile.octet};
     const int y0 = tile.y * conv.stride_y - conv.pad_y, x0 = tile.x * conv.stride_x - conv.pad_x;
     const int left_channels = least(int(conv.C) - c0, p.tiles.channels) - own.channel;
     auto* places = reinterpret_cast<const Place*>(memory + p.tiles.places);
@@ -120,32 +173,18 @@ struct TileLoader {
       if (o < left_outputs) copy_async<16>(to + o * kTileRow, from, inside);
       from += rows * p.tiles.out_plane;
     }
-    commit_copies();
   }
-
- private:
-  // What a thread brings first: of the window, of the gradient.
-  struct Own {
-    int channel, granule, output, pixel, y, x;
-
-    PGCONV_DEVICE Own of(const ConvGradient& p) {
-      // Unsigned: dividing by a power of two is a shift.
-      const unsigned number = thread_anew();
-      const int pixel = number % kTilePixels;
-      return {int(number / kWarp), int(number % kWarp), int(number / kTilePixels), pixel, pixel >> p.tiles.shift, pixel & p.tiles.mask};
-    }
-  };
 };
 
-// Before the first tile: zeros where no channel or output comes, offsets of the granules (tap, octet of v) from a pixel's first, and
-// the places of a window's. Offsets beyond the last granule are the last again.
-PGCONV_DEVICE void begin_tiles(const ConvGradient& p, unsigned char* memory) {
+// Before the first tile: zeros where no channel or output comes, offsets of the block's granules (tap, octet of v) from a pixel's
+// first, and the places of a window's. Offsets beyond the last granule are the last again.
+PGCONV_DEVICE void begin_tiles(const ConvGradient& p, unsigned char* memory, int first_granule = 0) {
   const ConvChain& conv = p.conv;
   auto* words = reinterpret_cast<uint32_t*>(memory + p.tiles.stage);
   for (int k = thread(); k < (p.tiles.size - p.tiles.stage) / 4; k += threads()) words[k] = 0;
   auto* offsets = reinterpret_cast<int*>(memory + p.tiles.offsets);
   for (int k = thread(); k < p.tiles.granules; k += threads()) {
-    const int granule = k < conv.real ? k : conv.real - 1, tap = granule / conv.vectors;
+    const int granule = first_granule + k < conv.real ? first_granule + k : conv.real - 1, tap = granule / conv.vectors;
     offsets[k] = ((conv.taps[tap][0] * p.tiles.halo_width + conv.taps[tap][1]) * conv.vectors + granule % conv.vectors) * 16;
   }
   auto* places = reinterpret_cast<Place*>(memory + p.tiles.places);
@@ -155,19 +194,13 @@ PGCONV_DEVICE void begin_tiles(const ConvGradient& p, unsigned char* memory) {
   sync_block();
 }
 
-// Rows and columns of an image from a tile's first pixel on, without that one.
-struct TileRest {
-  int y, x;
-
-  PGCONV_DEVICE TileRest of(const Tile& tile, const ConvGradient& p) {
-    return {p.conv.out_height - 1 - tile.y, p.conv.out_width - 1 - tile.x};
-  }
-  // Bytes from the first granule of a channel's window to that of a pixel, the last one's for a pixel beyond the image.
-  PGCONV_MEMBER int window_of(int pixel, const ConvTiles& tiles) const {
-    const int row = pixel >> tiles.shift, column = pixel & tiles.mask;
-    return least(row, y) * tiles.row_step + least(column, x) * tiles.pixel_step;
-  }
-};
+// The next of the tiles is there for the thread itself, of those on their way.
+PGCONV_DEVICE void wait_for_tile(const ConvTiles& tiles) {
+  if (tiles.ahead > 1)
+    wait_copies<kMostTilesAhead - 1>();
+  else
+    wait_copies<0>();
+}
 
 }  // namespace PGCONV_ISA
 }  // namespace pgconv

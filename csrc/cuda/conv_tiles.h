@@ -9,6 +9,8 @@ namespace PGCONV_ISA {
 
 constexpr int kTileWarps = 8;
 constexpr int kTilePixels = 8, kTilePairs = kTilePixels / 2;
+constexpr int kMostTilesAhead = 3;  // 3 or 1, see conv_tiles.cuh
+constexpr int kTileHead = 32;       // bytes
 constexpr int kTileRow = 16 * kTilePixels + 16;  // bytes of an output's gradient
 
 // Where a granule of a window lies in the image, from the tile's first one: bytes on, rows and columns on.
@@ -57,8 +59,10 @@ inline bool cut_into_tiles(ConvGradient& p, int channels, int outputs, int granu
   for (t.pixel_groups = 1; t.pixel_groups <= kTilePairs; t.pixel_groups *= 2) {
     t.channels = channels / t.pixel_groups;
     t.grad = t.channels * t.window;
-    t.stage_size = t.grad + outputs * kTileRow;
-    t.size = t.stage + 2 * t.stage_size;
+    t.head = t.grad + outputs * kTileRow;
+    t.stage_size = t.head + kTileHead;
+    t.ahead = t.stage + (kMostTilesAhead + 1) * t.stage_size <= most_shared(capability) ? kMostTilesAhead : 1;
+    t.size = t.stage + (t.ahead + 1) * t.stage_size;
     if (t.size <= most_shared(capability) && (p.conv.C > t.channels / 2 || t.pixel_groups == kTilePairs)) return true;
   }
   return false;

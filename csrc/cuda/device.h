@@ -276,10 +276,10 @@ struct Bfloat16 {
   }
 };
 
-PGCONV_DEVICE float fast_sine(float x) { return float(__builtin_sin(double(x))); }
-PGCONV_DEVICE float fast_cosine(float x) { return float(__builtin_cos(double(x))); }
-PGCONV_DEVICE float fast_exp2(float x) { return __builtin_exp2f(x); }
-PGCONV_DEVICE float fast_reciprocal(float x) { return 1.0f / x; }
+PGCONV_DEVICE float fast_sine(float x) { return emulator::sine(x); }
+PGCONV_DEVICE float fast_cosine(float x) { return emulator::cosine(x); }
+PGCONV_DEVICE float fast_exp2(float x) { return emulator::exp2(x); }
+PGCONV_DEVICE float fast_reciprocal(float x) { return emulator::reciprocal(x); }
 
 template <class P>
 void launch(Machine& machine, void (*kernel)(P), Grid grid, const P& p) {

@@ -1,7 +1,7 @@
 // Activations of kernel nets between matrix products. Where the result is rounded to 16 bits they are the special-function unit's,
 // with errors far below the rounding; arguments of the sine are then in radians and not reduced, see fast_sine(). `exact`
-// values are those of the CPU (../common/activations.h), arguments of the sine in half turns; values with derivatives are always
-// the special-function unit's, of a reduced argument if `exact`.
+// values are those of the CPU (../common/activations.h), but for SiLU beside its derivative; arguments of the sine in half turns.
+// Derivatives, whose errors no further layer multiplies, are the special-function unit's, the cosine's of a reduced argument.
 #pragma once
 
 #include "../common/activations.h"
@@ -47,26 +47,22 @@ PGCONV_DEVICE void fast_activate(int activation, float (&z)[n][4]) {
   }
 }
 
-// A full turn less or more of half turns, in radians: what the special-function unit takes without a loss.
-PGCONV_DEVICE float reduced_radians(float half_turns) {
-  constexpr float whole = 12582912.0f;  // 1.5 2^23, to which only whole numbers can be added
-  float turns = (0.5f * half_turns + whole) - whole;
-  return 3.14159265f * (half_turns - 2.0f * turns);
-}
-
 // The value, and the derivative in place of the argument; arguments of the sine in half turns if `exact`.
 template <int A, bool exact>
 PGCONV_DEVICE float fast_both(float& x) {
   float y, dy;
-  if constexpr (A == kSin) {
-    if constexpr (exact) x = reduced_radians(x);
+  if constexpr (A == kSin && exact) {
+    const float half_turns = round_nearest(x), rest = x - half_turns;
+    y = negate_if_odd(half_turns, sin_of_fraction(rest));
+    dy = negate_if_odd(half_turns, fast_cosine(3.14159265f * rest));
+  } else if constexpr (A == kSin) {
     y = fast_sine(x);
     dy = fast_cosine(x);
   } else if constexpr (A == kSilu) {
     float sigmoid = fast_reciprocal(1.0f + fast_exp2(-1.44269504f * x));
     y = x * sigmoid;
     dy = sigmoid + y * (1.0f - sigmoid);
-  } else if constexpr (A == kTanh) {
+  } else if constexpr (A == kTanh && !exact) {
     y = fast_value<A>(x);
     dy = 1.0f - y * y;
   } else {

@@ -107,6 +107,12 @@ void multiply_add_later(const Product& product);
 void commit_products();
 void wait_products(int pending);
 
+// The special-function unit.
+float sine(float x);
+float cosine(float x);
+float exp2(float x);
+float reciprocal(float x);
+
 uint16_t half_bits(float x);
 float half_value(uint16_t bits);
 uint16_t bfloat16_bits(float x);

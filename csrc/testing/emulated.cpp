@@ -346,6 +346,9 @@ PYBIND11_MODULE(_emulated, m) {
     const char* reason = why_not_kernel_gradient(p, capability);
     return std::string(reason ? reason : "");
   });
+  m.def("special", [](float x) {
+    return std::make_tuple(emulator::sine(x), emulator::cosine(x), emulator::exp2(x), emulator::reciprocal(x));
+  });
   m.def("why_not_moments", [](const std::string& text) {
     const char* reason = why_not_moments(parse_net(text));
     return std::string(reason ? reason : "");
