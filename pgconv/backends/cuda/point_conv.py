@@ -78,7 +78,8 @@ def _features(grad: Tensor, operands: Operands, spec: FeatureSpec, depthwise: bo
     f, v, u, params, weight, _ = operands
     padded = whole_granules(f)
     batch, channels = f.shape[0], padded.shape[2]
-    shared = max(v.shape[0], u.shape[0]) == 1
+    sets = max(v.shape[0], u.shape[0])
+    shared = sets == 1
     exact = f.dtype == torch.float32
     most = _most_columns(spec, channels * (batch if shared else 1), exact, f.get_device())
     if most == 0:
@@ -87,22 +88,22 @@ def _features(grad: Tensor, operands: Operands, spec: FeatureSpec, depthwise: bo
     head = F.pad(weight, (0, 0, 0, channels - f.shape[2])).transpose(-1, -2)  # [O,H,C], or [H,C]
     total_v, total_u, total_params = torch.zeros_like(v), torch.zeros_like(u), torch.zeros_like(params)
     fixed = v.contiguous(), params.contiguous()
-    # Beside the moments, gradients of the outputs' fields from every block of inputs.
-    of_moments = weight.shape[-1] * channels * (NUMBERS_OF_A_GRADIENT if exact else 1)
-    numbers = batch * max(of_moments, MOST_FIELDS * -(-f.shape[1] // BLOCK_INPUTS))
-    for rows in _rows(numbers, u.shape[1]):
-        if depthwise:
-            of_moments = F.pad(grad[:, rows], (0, channels - f.shape[2]))[:, :, None] * head
-        else:
-            of_moments = (grad[:, rows] @ head.flatten(1)).unflatten(2, head.shape[1:])
-        own_u = u[:, rows].contiguous()
-        for b in range(0, max(1, batch), images):
-            for c in range(0, channels, most):
-                part = slice(b, b + images), ..., slice(c, c + most)
-                call = of_moments[part], padded[part], None
-                if exact:
-                    call = _gradient_parts(*call[:2], max(v.shape[0], u.shape[0]))
-                call = *map(aligned, call[:2]), call[2], fixed[0], own_u, fixed[1]
+    fields = MOST_FIELDS * -(-f.shape[1] // BLOCK_INPUTS)
+    for b in range(0, max(1, batch), images):
+        for c in range(0, channels, most):
+            signal, own_head = padded[b : b + images, :, c : c + most], head[..., c : c + most]
+            count, size = signal.shape[0], own_head.shape[-2:].numel()
+            signal, factor = float16_parts(signal) if exact else (aligned(signal), None)
+            # Beside the moments, gradients of the outputs' fields from every block of inputs.
+            numbers = count * max(size * (NUMBERS_OF_A_GRADIENT if exact else 1), fields)
+            for rows in _rows(numbers, u.shape[1]):
+                own_grad, own_u = grad[b : b + images, rows], u[:, rows].contiguous()
+                if depthwise:
+                    own_grad = F.pad(own_grad, (0, channels - f.shape[2]))[..., None, c : c + most] * own_head
+                else:
+                    own_grad = (own_grad @ own_head.flatten(1)).unflatten(2, own_head.shape[1:])
+                parts, back = (own_grad, None) if factor is None else _gradient_parts(own_grad, factor, sets)
+                call = aligned(parts), signal, back, fixed[0], own_u, fixed[1]
                 of_v, of_u, of_params = ops().point_gradient(*call, *_text(spec))
                 total_v += of_v
                 total_u[:, rows] += of_u
@@ -110,17 +111,16 @@ def _features(grad: Tensor, operands: Operands, spec: FeatureSpec, depthwise: bo
     return total_v, total_u, total_params
 
 
-def _gradient_parts(grad: Tensor, f: Tensor, sets: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Of the gradient of the moments ``[B,rows,H,C]`` and the signal, in float32: float16 parts of both, scaled so that a column's
-    signal and its gradient have the range of their product, and what results of a set have to be multiplied with, ``[S]``. That is
-    NaN where a gradient of the set is not finite."""
-    signal, factor = float16_parts(f)
-    sizes = grad.shape[1:]
-    grad = (grad * factor).reshape(sets, f.shape[0] // max(1, sets) * math.prod(sizes))
+def _gradient_parts(grad: Tensor, factor: Tensor, sets: int) -> tuple[Tensor, Tensor]:
+    """Of the gradient of the moments ``[B,rows,H,C]`` in float32: float16 parts, scaled so that a column of the signal, whose
+    factor is ``[B,1,1,C]``, and its gradient have the range of their product, and what results of a set have to be multiplied
+    with, ``[S]``. That is NaN where a gradient of the set is not finite."""
+    batch, *sizes = grad.shape
+    grad = (grad * factor).reshape(sets, batch // max(1, sets) * math.prod(sizes))
     largest = torch.linalg.vector_norm(grad, math.inf, 1) if grad.shape[1] else grad.new_zeros(sets)
     exponent = exponent_below(largest)
-    parts = halves(torch.ldexp(grad, -exponent[:, None])).view(2, f.shape[0], *sizes)
-    return parts, signal, torch.ldexp(torch.ones_like(largest), exponent) + 0 * largest
+    parts = halves(torch.ldexp(grad, -exponent[:, None])).view(2, batch, *sizes)
+    return parts, torch.ldexp(torch.ones_like(largest), exponent) + 0 * largest
 
 
 def _most_columns(spec: FeatureSpec, columns: int, exact: bool, device: int) -> int:
