@@ -182,8 +182,8 @@ def test_float32_gradients_of_columns_and_sets_of_other_sizes(device, monkeypatc
 def test_float32_gradients_of_small_outputs_and_inputs(device):
     """Each as accurate as the largest."""
     tensors, spec = call(device, torch.float32, nv=20)
-    tensors[0] = tensors[0] * torch.logspace(-2, 0, 20, device=tensors[0].device)[:, None]
-    grad = torch.randn(2, 6, 3, generator=torch.Generator().manual_seed(4)) * torch.logspace(-3, 0, 6)[:, None]
+    tensors[0] = tensors[0] * torch.logspace(-3, 0, 20, device=tensors[0].device)[:, None]
+    grad = torch.randn(2, 6, 3, generator=torch.Generator().manual_seed(4)) * torch.logspace(-4.8, 0, 6)[:, None]
     (of_v, of_u, _), (want_v, want_u, _) = gradients(device, tensors, spec, grad.to(device))
     for found, want in ((of_v, want_v), (of_u, want_u)):
         for x, y in zip(found.flatten(0, 1), want.flatten(0, 1)):

@@ -405,7 +405,7 @@ def test_nan_reaches_the_windows_it_is_in_and_no_others(device):
     assert sorted(map(tuple, spoiled)) == sorted((5 - row, 6 - col) for row, col in geometry.taps())
 
 
-@pytest.mark.parametrize("size", [(12, 12), (4, 132)], ids=str)
+@pytest.mark.parametrize("size", [(12, 12), (12, 10), (4, 132)], ids=str)
 def test_nan_that_no_output_reads_reaches_no_gradient(device, size):
     """The last row and column lie behind the last window, but within the last tile's, and beside the last pixel of a strip."""
     geometry = ConvGeometry.make("test", 3, 2, "valid", 1, "disc")

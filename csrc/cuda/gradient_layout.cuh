@@ -31,9 +31,8 @@ struct Rounded {
   static constexpr int parts = 1, first_parts = 1, input_parts = 2;
 };
 // Numbers of float32 are the sum of two of float16 from the signal to the last layer, scaled into their range (by the caller, see
-// PointGradient::factor, and by kPhaseScale behind the sum over up to 96 columns of products below 2^28), and of three of bfloat16
-// in the first layer, which have the range of float32. Products of parts that are below 2^-22 of the whole are not formed.
-constexpr float kPhaseScale = 1.0f / (1 << 20);
+// PointGradient::factor, and behind the sum over the columns by a power of two for each output and 16 inputs), and of three of
+// bfloat16 in the first layer, which have the range of float32. Products of parts that are below 2^-22 of the whole are not formed.
 struct InParts {
   using Number = Half;
   using First = Bfloat16;
@@ -41,6 +40,18 @@ struct InParts {
   static constexpr int resident = 0;
   static constexpr int parts = 2, first_parts = 3, input_parts = 3;
 };
+
+PGCONV_DEVICE float larger(float a, float b) { return a < b ? b : a; }
+
+// What brings the largest of the numbers in a warp just below 2^14; 1 if all are 0. The same in all lanes.
+PGCONV_DEVICE float power_for(float largest) {
+  for (int mask = kWarp / 2; mask > 0; mask /= 2) largest = larger(largest, exchange(largest, mask));
+  constexpr int most = 240;  // 2^113, as an exponent of float32
+  const int exponent = 267 - int(bits_of(largest) >> 23);
+  return largest == 0 ? 1.0f : number_of(uint32_t(exponent < most ? exponent : most) << 23);
+}
+// The inverse of a power of two.
+PGCONV_DEVICE float inverse_power(float power) { return number_of((254u << 23) - bits_of(power)); }
 
 struct PointGradient {
   Features<float> elements;

@@ -19,24 +19,16 @@ struct PackGradientNet {
   PGCONV_EVERYWHERE int count() const { return kGradientWidth * (2 * kGradientWidth + parts * kGradientCoords); }
 };
 
-// What brings the largest of so many numbers just below 2^14; 1 if all are 0. The same in all lanes of a warp, which look together.
-PGCONV_DEVICE float power_below(const float* numbers, int count, float scale) {
-  float largest = 0;
-  auto add = [&](float x) { largest = largest < x ? x : largest; };
-  for (int k = lane(); k < count; k += kWarp) add(absolute(scale * numbers[k]));
-  for (int mask = kWarp / 2; mask > 0; mask /= 2) add(exchange(largest, mask));
-  constexpr int most = 240;  // 2^113, as an exponent of float32
-  int exponent = 267 - int(bits_of(largest) >> 23);
-  return largest == 0 ? 1.0f : number_of(uint32_t(exponent < most ? exponent : most) << 23);
-}
-
 template <class E, class First>
 PGCONV_KERNEL(256) pack_gradient_net(const PackGradientNet p) {
   constexpr int width = kGradientWidth, coords = kGradientCoords;
   int H = p.shape.hidden, D = p.shape.coord_dim;
   const float* hidden = p.params + H * (D + 1);
   float scale = p.shape.activation == kSin ? hidden[(p.shape.hidden_layers - 1) * H * (H + 1)] : 1.0f;
-  const float power = p.power ? power_below(hidden, p.shape.hidden_layers > 1 ? H * H : 0, scale) : 1.0f;
+  float largest = 0;
+  if (p.power && p.shape.hidden_layers > 1)
+    for (int k = lane(); k < H * H; k += kWarp) largest = larger(largest, absolute(scale * hidden[k]));
+  const float power = p.power ? power_for(largest) : 1.0f;
   if (p.power && block() == 0 && thread() == 0) *p.power = power;
   for (int k = int(block()) * threads() + thread(); k < p.count(); k += int(blocks()) * threads()) {
     if (int n = k - 2 * width * width; n >= 0) {

@@ -21,17 +21,17 @@
 namespace pgconv {
 namespace PGCONV_ISA {
 
-// Sums of matrix instructions, multiply(sums), onto what there is: directly, or if `apart` on their own first and then rounded. The
-// instructions cut off what they add, see parts.h.
+// Sums of matrix instructions, multiply(sums), onto what there is: directly, or if `apart` on their own first, times a factor, and then
+// rounded. The instructions cut off what they add, see parts.h.
 template <bool apart, int n, class F>
-PGCONV_DEVICE void add_products(float (&sums)[n][4], F multiply) {
+PGCONV_DEVICE void add_products(float (&sums)[n][4], float factor, F multiply) {
   if constexpr (apart) {
     float own[n][4] = {};
     multiply(own);
     PGCONV_UNROLL
     for (int m = 0; m < n; ++m)
       PGCONV_UNROLL
-      for (int k = 0; k < 4; ++k) sums[m][k] += own[m][k];
+      for (int k = 0; k < 4; ++k) sums[m][k] += factor * own[m][k];
   } else {
     multiply(sums);
   }
@@ -189,7 +189,7 @@ PGCONV_KERNEL(kPointWarps * kWarp) point_gradient(const PointGradient p) {
 
   float sums_first[tiles * T / 2][4] = {}, sums_matrix[T + 1][T / 2][4] = {};
   // Of the last layer's gradients, and of what lies before the second layer's matrix.
-  const float factor = Type::exact ? p.factor[s] / kPhaseScale : 1.0f, before = Type::exact ? factor / *p.power : 1.0f;
+  const float factor = Type::exact ? p.factor[s] : 1.0f, before = Type::exact ? factor / *p.power : 1.0f;
   int buffer = 0;
   for (int i0 = 0; i0 < outputs; i0 += p.outputs, buffer ^= 1) {
     if (i0 + p.outputs < outputs) load_stage(i0 + p.outputs, buffer ^ 1);
@@ -280,15 +280,23 @@ PGCONV_KERNEL(kPointWarps * kWarp) point_gradient(const PointGradient p) {
       for (int k = always; k < more / 2; ++k) multiply_stored(k);
 
       // dz: gradients of the phases, words (pair, feature); the last layer's first.
-      auto multiply_slope = [&](const float(&own)[T][4], bool of_last) {
+      auto for_all = [&](auto f) {
         PGCONV_UNROLL
         for (int n = 0; n < T; ++n)
           PGCONV_UNROLL
-          for (int k = 0; k < 4; ++k) dphi[n][k] *= Type::exact && of_last ? kPhaseScale * own[n][k] : own[n][k];
+          for (int k = 0; k < 4; ++k) f(dphi[n][k], n, k);
       };
+      float back = 1;  // of what the last layer's gradients are multiplied with
       if (deep) {
         uint32_t dz[parts][T][2], left[parts][T / 2][4], h[parts][T][2];
-        multiply_slope(last_slope, true);
+        for_all([&](float& x, int n, int k) { x *= last_slope[n][k]; });
+        if constexpr (Type::exact) {
+          float largest = 0;
+          for_all([&](float& x, int, int) { largest = larger(largest, absolute(x)); });
+          const float power = power_for(largest);
+          back = inverse_power(power);
+          for_all([&](float& x, int, int) { x *= power; });
+        }
         pack_parts<E>(dphi, dz);
         PGCONV_UNROLL
         for (int part = 0; part < parts; ++part) transpose_rows(dz[part], left[part]);
@@ -297,7 +305,7 @@ PGCONV_KERNEL(kPointWarps * kWarp) point_gradient(const PointGradient p) {
         const uint32_t one = E::pack(1, 1);
         PGCONV_UNROLL
         for (int n = 0; n <= T; ++n) {
-          add_products<Type::exact>(sums_matrix[n], [&](float(&sums)[T / 2][4]) {
+          add_products<Type::exact>(sums_matrix[n], back, [&](float(&sums)[T / 2][4]) {
             PGCONV_UNROLL
             for (int part = n < T ? parts - 1 : 0; part >= 0; --part) {
               uint32_t low = n < T ? transposed_matrix(h[part][n][0]) : one, high = n < T ? transposed_matrix(h[part][n][1]) : one;
@@ -308,14 +316,11 @@ PGCONV_KERNEL(kPointWarps * kWarp) point_gradient(const PointGradient p) {
             }
           });
         }
-        PGCONV_UNROLL
-        for (int n = 0; n < T; ++n)
-          PGCONV_UNROLL
-          for (int k = 0; k < 4; ++k) dphi[n][k] = 0;
+        for_all([](float& x, int, int) { x = 0; });
         multiply_columns<E>(matrix, dz, dphi);
       }
       uint32_t dz[Type::first_parts][T][2];
-      multiply_slope(slope, !deep);
+      for_all([&](float& x, int n, int k) { x *= Type::exact && deep ? back * slope[n][k] : slope[n][k]; });
       pack_parts<First>(dphi, dz);
 
       uint32_t inputs[(tiles + 1) / 2][4];
@@ -324,7 +329,7 @@ PGCONV_KERNEL(kPointWarps * kWarp) point_gradient(const PointGradient p) {
         const int tile = n + 1 < tiles ? n + lane() / 16 : n;
         load_matrices_transposed(inputs[n / 2], rows + numbers + lane() % 16 * shared.pair_row + tile * 16);
       }
-      add_products<Type::exact>(sums_first, [&](float(&sums)[tiles * T / 2][4]) {
+      add_products<Type::exact>(sums_first, 1, [&](float(&sums)[tiles * T / 2][4]) {
         PGCONV_UNROLL
         for (int part = Type::first_parts - 1; part >= 0; --part) {
           uint32_t left[T / 2][4];
