@@ -308,13 +308,23 @@ def test_one_of_the_gradients_through_the_kernel(device, needs, monkeypatch):
     check(device, *make(torch.float16), needs=(False, *needs))
 
 
-def test_features_of_their_own_do_not_go_through_the_kernel(device, monkeypatch):
+def test_features_of_their_own_do_not_go_through_the_kernel(monkeypatch):
     go_through_kernel(monkeypatch, True)
-    tensors, geometry = make(torch.float16, per_example=True)
-    assert not group_conv2d._by_kernel(*tensors, geometry, (True,) * 3)
-    # Of one image they are everybody's.
-    tensors, geometry = make(torch.float16, per_example=True, b=1)
-    assert group_conv2d._by_kernel(*tensors, geometry, (True,) * 3)
+    sizes = {"S": 1, "B": 1, "C": 3, "O": 5, "Nu": 3, "Nv": 2, "T": 5, "Hb": 8, "Ho": 9, "Wo": 11}
+    assert kernel_gradient.wanted(sizes, 1) and not kernel_gradient.wanted(sizes, 0)
+    assert not kernel_gradient.wanted(sizes | {"S": 2, "B": 2}, 2)
+
+
+@pytest.mark.parametrize("shape", [{"nu": 0}, {"c": 0}, {"o": 0}, {"hidden": 0, "b": 64, "size": (4, 5)}], ids=str)
+@pytest.mark.parametrize("through", [True, False])
+def test_gradients_of_nothing(device, shape, through, monkeypatch):
+    go_through_kernel(monkeypatch, through)
+    tensors, geometry = make(torch.float16, **{"c": 3, "o": 5} | shape)
+    on = [x.to(device) for x in tensors]
+    height, width = geometry.out_size(*tensors[0].shape[-2:])
+    grad = torch.ones(tensors[0].shape[0], tensors[2].shape[0], tensors[1].shape[1], height, width).half()
+    for x, own in zip(group_conv2d.backward("aggregate", grad.to(device), *on, geometry, (True,) * 3), tensors):
+        assert x.shape == own.shape and not x.any()
 
 
 LARGE = ConvGeometry.make("test", 5, 1, 3, 2, "square")
@@ -433,7 +443,7 @@ def test_every_schedule_gives_the_same_bits(capability, shape):
     tensors, geometry = make(torch.bfloat16, **{"c": 17, "nu": 9, "size": (5, 6)} | shape)
     grad = torch.randn(2, 5, 9, 5, 6, generator=torch.Generator().manual_seed(1)).bfloat16()
     results = []
-    for seed in range(3):
+    for seed in range(4):
         with pytest.MonkeyPatch.context() as patch:
             native = operators(machine.with_seed(seed))
             patch.setattr(group_conv2d, "ops", lambda native=native: native)
@@ -475,6 +485,7 @@ def test_calls_that_the_kernel_does_not_take_have_a_reason(device, call, reason)
         ((8, 65, 64, (0, 1, 1, 0)), "up to 64 features"),
         ((8, 8, 64, (0, 0, 0, 300)), "too large for a block"),
         ((64, 8, 64, (0, 0, 128, 128)), "does not fit"),
+        ((512, 8, 64, (0, 0, 256, 256)), "does not fit"),
     ],
 )
 def test_gradients_that_have_no_kernel_have_a_reason(device, kernel, sizes, reason):
@@ -486,24 +497,28 @@ def test_gradients_that_have_no_kernel_have_a_reason(device, kernel, sizes, reas
     ("shape", "one", "both"),
     [
         # 32 features of 29 taps, 32 outputs: one product of 32 * 232 against two of 32 * (232 + 32), for each sample and channel.
-        ({"nv": 8, "taps": 29, "hidden": 32, "outputs": 32}, True, True),
+        ({"nv": 8, "taps": 29, "hidden": 32, "outputs": 32}, False, True),
+        ({"nv": 8, "taps": 29, "hidden": 64, "outputs": 32}, True, True),
         ({"nv": 8, "taps": 29, "hidden": 32, "outputs": 64}, False, True),
         ({"nv": 8, "taps": 5, "hidden": 8, "outputs": 128}, False, False),
         ({"nv": 8, "taps": 1, "hidden": 8, "outputs": 8}, True, True),
     ],
 )
 def test_the_way_with_fewer_products_is_taken(shape, one, both):
-    assert [kernel_gradient.pays(**shape, wanted=wanted) for wanted in (1, 2)] == [one, both]
+    assert [kernel_gradient.pays(**shape, gradients=gradients) for gradients in (1, 2)] == [one, both]
 
 
 def test_a_kernel_larger_than_the_signals_is_not_built():
     shape = {"nu": 8, "nv": 8, "taps": 29, "inputs": 32, "outputs": 32}
     assert kernel_gradient.fits(**shape, pixels=64 * 28 * 28) and not kernel_gradient.fits(**shape, pixels=28 * 28)
+    # Nor where the parts that it is summed in are many.
+    shape = {"nu": 8, "nv": 8, "taps": 13, "inputs": 512, "outputs": 512}
+    assert not kernel_gradient.fits(**shape, pixels=64 * 56 * 56)
 
 
 def test_without_room_for_the_kernels_gradient_chains_are_taken(device, monkeypatch):
     go_through_kernel(monkeypatch, True)
-    monkeypatch.setattr(group_conv2d, "_refusal_of_kernel_gradient", lambda *call: "no")
+    monkeypatch.setattr(group_conv2d, "why_not_kernel_gradient", lambda *call: "no")
     monkeypatch.setattr(kernel_gradient, "of_factors", None)
     check(device, *make(torch.float16))
 
@@ -515,3 +530,10 @@ def test_a_kernels_gradient_that_has_no_kernel_has_a_reason(device, octets, reac
     sizes = octets, 2, 3, 8, (0, 0, reach, reach), (1, 1, 0, 0, 32, 32)
     found = group_conv2d._refusal_on("kernel_gradient", *sizes, group_conv2d._capability())
     assert found is None if reason is None else reason in found
+
+
+@pytest.mark.parametrize("width", [56, 64, 112, 128, 224])
+def test_windows_of_wide_images_fit_every_gpu(device, width):
+    """A tile begins where a row may, and strips are made narrower where they have to be."""
+    n = {"B": 32, "C": 64, "O": 64, "Nv": 8, "Ho": width, "Wo": width}
+    assert group_conv2d.why_not_kernel_gradient(n, ConvGeometry.make("test", 3, 1, "same", 1, "disc")) is None

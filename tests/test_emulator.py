@@ -126,6 +126,15 @@ def test_rounding_to_16_bits():
     np.testing.assert_array_equal(emulated.round_to(False, x), torch.from_numpy(x).bfloat16().float().numpy())
 
 
+def test_warps_that_run_ahead_are_seen():
+    stages = np.arange(8 * 128 * 4, dtype=np.uint32).reshape(8, 128, 4)
+    want = np.roll(stages[:, :, 0].sum(0, dtype=np.uint32), -32)
+    assert all((emulated.planted_pipeline(seed, True, stages) == want).all() for seed in range(8))
+    for seed in range(4, 8):
+        # Warps in step bring everything in time.
+        assert (emulated.planted_pipeline(seed, False, stages) == want).all() == (seed % 2 == 0)
+
+
 def test_the_special_function_unit_errs():
     """As much as a GPU's does at most: results that need more must not be seen as right."""
     worst = [0.0] * 4
@@ -134,5 +143,5 @@ def test_the_special_function_unit_errs():
         found, right = emulated.special(x), (math.sin(x), math.cos(x), 2.0**x, 1 / x)
         scale = 1.0, 1.0, right[2], abs(right[3])
         worst = [max(w, abs(y - z) / s) for w, y, z, s in zip(worst, found, right, scale)]
-    assert all(2.0**-23 < w < 2.0**-20.4 for w in worst[:2]) and all(2.0**-24 < w < 2.0**-21 for w in worst[2:])
+    assert all(2.0**-23 < w < 2.0**-20 for w in worst[:2]) and all(2.0**-24 < w < 2.0**-21 for w in worst[2:])
     assert math.isnan(emulated.special(math.inf)[0]) and emulated.special(0.0)[3] == math.inf

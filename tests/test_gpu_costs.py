@@ -2,7 +2,7 @@
 
 import pytest
 
-from pgconv.ops import dispatch, plan, rates
+from pgconv.ops import dispatch, gpu_costs, plan, rates
 from pgconv.spec import ConvGeometry, Facts, Plan
 
 PLANS = [Plan("cuda", "materialize"), Plan("cuda", "aggregate")]
@@ -22,9 +22,9 @@ def facts(batch, inputs, outputs, samples, kernel, features, size, sets=1):
         (facts(128, 128, 128, 8, 3, 8, 32, sets=128), "aggregate", "aggregate"),
         (facts(128, 64, 64, 16, 3, 8, 32), "aggregate", "aggregate"),
         (facts(64, 64, 64, 8, 5, 16, 28), "aggregate", "aggregate"),
-        # Forward. Backward, through the gradient of the kernel, these have not been timed.
+        # Forward. Backward, through the gradient of the kernel, it has not been timed.
         (facts(64, 32, 32, 8, 7, 32, 28), "aggregate", "aggregate"),
-        (facts(128, 128, 128, 8, 3, 9, 32), "aggregate", "aggregate"),
+        (facts(128, 128, 128, 8, 3, 9, 32), "aggregate", "materialize"),
         (facts(128, 32, 32, 4, 3, 8, 16), "aggregate", "materialize"),
     ],
 )
@@ -44,6 +44,15 @@ def test_the_kernels_gradient_is_counted_where_it_is_taken():
         assert found["triton"] == found["auto"] and (found["cuda"].wasted < found["auto"].wasted) == differs
         assert differs or found["cuda"] == found["auto"]
         assert plan.costs(call, "forward", "cuda") == plan.costs(call, "forward")
+
+
+def test_a_refused_kernels_gradient_is_not_counted(monkeypatch):
+    call = facts(64, 32, 32, 8, 7, 32, 28)
+    monkeypatch.setattr(gpu_costs.torch.cuda, "is_available", lambda: True)
+    for reason in (None, "no"):
+        monkeypatch.setattr(gpu_costs.cuda, "why_not_kernel_gradient", lambda *call, reason=reason: reason)
+        found = plan.costs(call, "backward", "cuda")["aggregate"]
+        assert (found == plan.costs(call, "backward")["aggregate"]) == (reason is not None)
 
 
 def test_every_order_has_a_cost_on_a_gpu():

@@ -48,8 +48,9 @@ const char* why_not_feature_gradient(ConvGradient p, int capability) {
 void feature_gradient_of(Machine& machine, ConvGradient p, HalfType type, float* out) {
   const ConvChain& conv = p.conv;
   set_feature_tiles(p, machine.capability);
-  p.c_blocks = int(ceil_div(conv.C, p.tiles.channels));
-  p.o_blocks = int(ceil_div(conv.O, 16 * feature_shape(p).steps));
+  // At least one, since sums of nothing are 0.
+  p.c_blocks = int(ceil_div(conv.C > 0 ? conv.C : 1, p.tiles.channels));
+  p.o_blocks = int(ceil_div(conv.O > 0 ? conv.O : 1, 16 * feature_shape(p).steps));
   int64_t blocks = conv.S * p.u_vectors * p.o_blocks * p.granule_blocks * conv.octets * p.c_blocks;
   p.units = p.tiles.tiles_y * p.tiles.tiles_x * (conv.S > 1 ? 1 : conv.B);
   p.parts = parts_of_walk(p, blocks, kTilePixels * 16);

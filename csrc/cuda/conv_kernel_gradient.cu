@@ -14,10 +14,13 @@ constexpr double kProductsOfGranule = 10;
 bool arrange(ConvKernelGradient& best, int capability) {
   ConvKernelGradient p = best;
   ConvChain& conv = p.conv;
+  bool found = false;
   double least = 0;
-  for (p.pixels = 128; p.pixels >= 32; p.pixels /= 2) {
-    set_strips(conv, p.pixels, conv.B);
-    p.strips = Strips::of(conv, p.pixels);
+  auto try_tiles = [&](int pixels, int widest) {
+    p.pixels = pixels;
+    set_strips(conv, pixels, conv.B, widest);
+    p.strips = Strips::of(conv, pixels);
+    if (!p.strips.countable(conv, pixels)) return;
     for (p.warps_o = 1; p.warps_o <= 4; p.warps_o *= 2) {
       p.o_blocks = int(ceil_div(conv.O, p.outputs()));
       p.granule_blocks = int(ceil_div(conv.C * conv.real, p.columns()));
@@ -32,11 +35,14 @@ bool arrange(ConvKernelGradient& best, int capability) {
       p.stage_bytes = int(stage);
       p.bytes = int(bytes);
       const double granules = double(stage) / (16 * p.pixels), products = double(p.outputs()) * p.columns();
-      const double cost = p.o_blocks * double(p.granule_blocks) * (products + kProductsOfGranule * granules);
-      if (least == 0 || cost < least) least = cost, best = p;
+      const double blocks = p.o_blocks * double(p.granule_blocks), all_pixels = double(conv.tiles_y) * conv.tiles_x * pixels;
+      const double cost = blocks * all_pixels * (products + kProductsOfGranule * granules);
+      if (!found || cost < least) least = cost, best = p, found = true;
     }
-  }
-  return least > 0 && best.strips.countable(best.conv, best.pixels);
+  };
+  for (int widest = kWidestStrip; widest >= 16; widest /= 2)
+    for (int pixels = 128; pixels >= 32; pixels /= 2) try_tiles(pixels, widest);
+  return found;
 }
 
 }  // namespace

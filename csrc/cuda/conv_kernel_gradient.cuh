@@ -76,7 +76,7 @@ PGCONV_KERNEL(kKernelThreads) conv_kernel_gradient(const ConvKernelGradient p) {
         reinterpret_cast<int*>(stage + p.places)[own] = ((pixel.line - first.line) * p.strips.pitch + x * conv.stride_x) * 16;
       const int64_t plane = int64_t(conv.out_height) * conv.out_width;
       int o = own / p.pixels;
-      const uint16_t* from = p.grad + (((pixel.image * conv.O + place.o0 + o) * plane + pixel.y * conv.out_width + x0 + x) * p.u_vectors +
+      const uint16_t* from = p.grad + (((pixel.image * conv.O + place.o0 + o) * plane + int64_t(pixel.y) * conv.out_width + x0 + x) * p.u_vectors +
                                        place.octet) * 8;
       unsigned char* to = stage + p.grad_rows + (o * p.pixels + mine) * 16;
       const int64_t step = apart * plane * p.u_vectors * 8;

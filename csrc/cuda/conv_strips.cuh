@@ -3,6 +3,8 @@
 // one behind the other.
 #pragma once
 
+#include <numeric>
+
 #include "conv_chain.h"
 #include "device.h"
 #include "parts.h"
@@ -16,8 +18,8 @@ constexpr int64_t kMostPlane = 1 << 20;
 
 // Strips of whole rows where they are short; else of about equal widths, whose rows are stored in whole sectors. Sets p's tiles of
 // `pixels` pixels.
-inline void set_strips(ConvChain& p, int pixels, int64_t images) {
-  p.tiles_x = int(ceil_div(p.out_width, kWidestStrip));
+inline void set_strips(ConvChain& p, int pixels, int64_t images, int widest = kWidestStrip) {
+  p.tiles_x = int(ceil_div(p.out_width, widest));
   p.tile_width = p.tiles_x == 1 ? p.out_width : int(ceil_div(ceil_div(p.out_width, p.tiles_x), 8) * 8);
   p.images = int(images);
   p.tiles_y = int(ceil_div(images * p.out_height * p.tile_width, pixels));
@@ -34,8 +36,8 @@ struct Strips {
     // A row's end and the next one's beginning lie as many banks apart as pixels within.
     s.pitch = width * p.stride_x + (more_x > 0 ? (more_x + 7) / 8 * 8 : 0);
     s.apart = p.out_height * p.stride_y + (more_y > 0 ? more_y : 0);
-    // Rows of pixels, and images that begin within.
-    const int rows = pixels % width == 0 ? pixels / width : (pixels - 2) / width + 2;
+    // Rows of pixels, of which the first begins at a multiple of what both have in common; and images that begin within.
+    const int rows = (width - std::gcd(pixels, width) + pixels - 1) / width + 1;
     const int begin = p.images > 1 ? (rows - 1 + p.out_height - 1) / p.out_height : 0;
     const int64_t lines = (rows - 1) * p.stride_y + begin * (s.apart - p.out_height * p.stride_y) + p.reach_y + 1;
     const int64_t plane = lines * s.pitch * p.vectors;

@@ -58,12 +58,14 @@ inline bool cut_into_tiles(ConvGradient& p, int channels, int outputs, int granu
   t.stage = t.features + features;
   for (t.pixel_groups = 1; t.pixel_groups <= kTilePairs; t.pixel_groups *= 2) {
     t.channels = channels / t.pixel_groups;
-    t.grad = t.channels * t.window;
-    t.head = t.grad + outputs * kTileRow;
+    const int64_t grad = int64_t(t.channels) * t.window, head = grad + outputs * kTileRow;
+    if (t.stage + 2 * (head + kTileHead) > most_shared(capability)) continue;
+    t.grad = int(grad);
+    t.head = int(head);
     t.stage_size = t.head + kTileHead;
     t.ahead = t.stage + (kMostTilesAhead + 1) * t.stage_size <= most_shared(capability) ? kMostTilesAhead : 1;
     t.size = t.stage + (t.ahead + 1) * t.stage_size;
-    if (t.size <= most_shared(capability) && (p.conv.C > t.channels / 2 || t.pixel_groups == kTilePairs)) return true;
+    if (p.conv.C > t.channels / 2 || t.pixel_groups == kTilePairs) return true;
   }
   return false;
 }

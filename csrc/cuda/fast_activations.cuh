@@ -1,7 +1,8 @@
 // Activations of kernel nets between matrix products. Where the result is rounded to 16 bits they are the special-function unit's,
 // with errors far below the rounding; arguments of the sine are then in radians and not reduced, see fast_sine(). `exact`
 // values are those of the CPU (../common/activations.h), but for SiLU beside its derivative; arguments of the sine in half turns.
-// Derivatives, whose errors no further layer multiplies, are the special-function unit's, the cosine's of a reduced argument.
+// Derivatives of sine and SiLU, whose errors no further layer multiplies, are the special-function unit's, the cosine's of a reduced
+// argument.
 #pragma once
 
 #include "../common/activations.h"

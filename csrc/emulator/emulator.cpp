@@ -19,6 +19,11 @@ constexpr int kMostThreads = 1024;
 constexpr int kGranule = 16;  // the largest copy
 constexpr size_t kStackBytes = 256 << 10;
 
+// What a seed decides beside the order of threads: whether warps differ in speed, and whether copies come before they are waited for.
+constexpr unsigned kUnequalWarps = 1, kEarlyCopies = 2;
+// In rounds: for how long a warp is fast or slow, and how seldom a slow one runs.
+constexpr int kEpoch = 256, kSlow = 64;
+
 // Threads that wait for each other: all of a warp or of a block.
 struct Meeting {
   int size = 0, arrived = 0;
@@ -56,7 +61,7 @@ struct Fiber {
 
 class Block {
  public:
-  Block(const Grid& grid, const std::function<void()>& body, unsigned seed) : grid(grid), body_(body), random_(seed) {
+  Block(const Grid& grid, const std::function<void()>& body, unsigned seed) : grid(grid), early_copies(seed & kEarlyCopies), body_(body), unequal_warps_(seed & kUnequalWarps), random_(seed) {
     fibers_.resize(grid.threads);
     for (auto& fiber : fibers_) fiber.stack.reset(new char[kStackBytes]);
     warps_.resize((grid.threads + kWarp - 1) / kWarp);
@@ -121,6 +126,7 @@ class Block {
   const std::function<void()>& body() const { return body_; }
 
   const Grid grid;
+  const bool early_copies;
   int64_t number = 0;
   int current = 0;
   std::unique_ptr<Memory> shared;
@@ -128,9 +134,12 @@ class Block {
  private:
   void leave() { swapcontext(&fibers_[current].context, &scheduler_); }
   void prepare();
+  void hold_slow_warps(std::vector<int>& ready, int64_t round);
 
   const std::function<void()>& body_;
+  const bool unequal_warps_;
   std::mt19937 random_;
+  std::vector<bool> slow_;  // warps
   ucontext_t scheduler_;
   std::vector<Fiber> fibers_;
   std::vector<Meeting> warps_, warpgroups_;
@@ -179,11 +188,22 @@ void Block::prepare() {
   }
 }
 
+// Leaves out threads of slow warps, unless there are no others: fast ones run ahead as far as barriers let them.
+void Block::hold_slow_warps(std::vector<int>& ready, int64_t round) {
+  if (round % kEpoch == 0) {
+    slow_.resize(warps_.size());
+    for (size_t w = 0; w < slow_.size(); ++w) slow_[w] = random_() % 2;
+  }
+  if (round % kSlow == 0) return;
+  auto slow = [this](int t) { return slow_[t / kWarp]; };
+  if (!std::all_of(ready.begin(), ready.end(), slow)) ready.erase(std::remove_if(ready.begin(), ready.end(), slow), ready.end());
+}
+
 void Block::run(int64_t block_number) {
   number = block_number;
   prepare();
   std::vector<int> ready;
-  for (;;) {
+  for (int64_t round = 0;; ++round) {
     ready.clear();
     bool waiting = false;
     for (int t = 0; t < grid.threads; ++t) {
@@ -198,6 +218,7 @@ void Block::run(int64_t block_number) {
           places += std::string(places.empty() ? "" : ", ") + fiber.meeting->name;
       throw std::runtime_error("emulator: threads wait for ever in " + places);
     }
+    if (unequal_warps_) hold_slow_warps(ready, round);
     // All that are ready run once, in random order, up to their next wait.
     std::shuffle(ready.begin(), ready.end(), random_);
     for (int t : ready) {
@@ -258,10 +279,23 @@ void value_of_lane(const void* value, void* result, int bytes, int source) {
   });
 }
 
+namespace {
+
+void carry_out(const Copy& copy) {
+  if (copy.valid)
+    std::memcpy(copy.to, copy.from, copy.bytes);
+  else
+    std::memset(copy.to, 0, copy.bytes);
+}
+
+}  // namespace
+
 void copy_async(void* to, const void* from, int bytes, bool valid) {
   check_shared("copy_async", to, bytes);
   if (valid && reinterpret_cast<uintptr_t>(from) % bytes) running->stop("copy_async: address not aligned");
-  running->fiber().open.push_back({to, from, bytes, valid});
+  const Copy copy{to, from, bytes, valid};
+  if (running->early_copies) carry_out(copy);
+  running->fiber().open.push_back(copy);
 }
 void commit_copies() {
   Fiber& fiber = running->fiber();
@@ -272,10 +306,7 @@ void wait_copies(int pending) {
   auto& groups = running->fiber().committed;
   for (; int(groups.size()) > pending; groups.pop_front())
     for (const Copy& copy : groups.front()) {
-      if (copy.valid)
-        std::memcpy(copy.to, copy.from, copy.bytes);
-      else
-        std::memset(copy.to, 0, copy.bytes);
+      if (!running->early_copies) carry_out(copy);
       running->leave_unfenced(copy);
     }
 }

@@ -3,7 +3,9 @@
 //   some schedule;
 // - shared memory and workspaces begin as NaN, and have exactly the size asked for, so that the address sanitizer sees what
 //   lies beyond;
-// - copies to shared memory and products of warpgroups are carried out when they are waited for, and not before; products begin behind
+// - by the seed warps run at one speed, or some far ahead of others, as far as barriers let them;
+// - copies to shared memory and products of warpgroups are carried out when they are waited for, and not before (copies with every other
+//   pair of seeds at once, since a GPU may do either); products begin behind
 //   a warpgroup_begin(), read no copy that its thread has not fenced, and are waited for before their thread ends;
 // - threads of a warp (block) that wait for each other in different places, or of which some never come, are an error;
 // - a block that asks for more shared memory than the smallest GPU of its compute capability has is an error.

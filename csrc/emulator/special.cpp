@@ -7,11 +7,13 @@ namespace pgconv {
 namespace emulator {
 namespace {
 
-// The argument in turns, cut off as a float32 product; results in steps of 2^-20, so that they err by 2^-21.
+// The argument in turns, cut off to float32; results in steps of 2^-20, so that they err by 2^-21.
 template <class F>
 float of_turns(float x, F f) {
-  const float turns = x * 0.159154943f;
-  const double y = f(6.283185307179586 * double(turns));
+  const double turns = double(x) * double(0.159154943f);
+  float cut_off = float(turns);
+  if (std::fabs(double(cut_off)) > std::fabs(turns)) cut_off = std::nextafter(cut_off, 0.0f);
+  const double y = f(6.283185307179586 * double(cut_off));
   return float(std::nearbyint(std::ldexp(y, 20)) * 0x1p-20);
 }
 

@@ -386,6 +386,13 @@ PYBIND11_MODULE(_emulated, m) {
     run_planted_matrices(host, waits, {from.data(), to.mutable_data()});
     return to;
   });
+  // Sums [128] over stages [8, 128, 4] of the first numbers that the next warp brings.
+  m.def("planted_pipeline", [](unsigned seed, bool waits, Array<uint32_t> from) {
+    Host host(seed);
+    Array<uint32_t> to(128);
+    run_planted_pipeline(host, waits, {from.data(), to.mutable_data()});
+    return to;
+  }, py::arg("seed"), py::arg("waits"), py::arg("from").noconvert());
   // [64, 32] of left [64, 128] and right [32, 128] in float16, by a kernel with a mistake.
   m.def("planted_product", [](unsigned seed, const std::string& mistake, Array<uint16_t> left, Array<uint16_t> right) {
     static const std::vector<std::string> names{"none",         "missing wait",     "missing begin", "missing fence",

@@ -71,6 +71,36 @@ inline void run_planted_matrices(Machine& machine, bool waits, const PlantedMatr
   launch(machine, waits ? planted_matrices<true> : planted_matrices<false>, Grid{1, 32, 512}, p);
 }
 
+// Eight stages of 128 granules through two buffers: each thread adds up a number that another warp brings. Without the barrier all
+// goes well as long as warps keep step.
+constexpr int kPlantedStages = 8;
+
+template <bool waits>
+PGCONV_KERNEL(128) planted_pipeline(const PlantedMatrices p) {
+  auto* stages = shared_memory<uint32_t>();
+  auto load = [&](int n) {
+    copy_async<16>(stages + (n % 2 * 128 + thread()) * 4, p.from + (n * 128 + thread()) * 4, true);
+    commit_copies();
+  };
+  uint32_t sum = 0;
+  load(0);
+  for (int n = 0; n < kPlantedStages; ++n) {
+    wait_copies<0>();
+    if (waits)
+      sync_block();
+    else
+      sync_warp();
+    if (n + 1 < kPlantedStages) load(n + 1);
+    sync_warp();
+    sum += stages[(n % 2 * 128 + (thread() + kWarp) % 128) * 4];
+  }
+  p.to[thread()] = sum;
+}
+
+inline void run_planted_pipeline(Machine& machine, bool waits, const PlantedMatrices& p) {
+  launch(machine, waits ? planted_pipeline<true> : planted_pipeline<false>, Grid{1, 128, 2 * 128 * 16}, p);
+}
+
 // A product of warpgroup.h, [64][128] by [32][128] transposed, in two panels of the right operand.
 enum ProductMistake {
   kRightProduct,

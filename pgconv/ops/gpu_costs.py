@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import torch
 
+from pgconv.backends.cuda import group_conv2d as cuda
 from pgconv.backends.cuda import kernel_gradient
 from pgconv.ops.cost import Cost
 from pgconv.spec import Facts
@@ -43,7 +44,7 @@ def group_conv2d(facts: Facts, table: Mapping[str, Cost], backward: bool, backen
         # The signal's gradient is the chain of the adjoint problem; those of features and head take the chain's products each, or
         # one product together.
         signal, factors = _chain_flops(n, n["O"], n["C"]), 2 * _chain_flops(n, n["C"], n["O"])
-        if backend == "cuda" and _by_kernel(n):
+        if backend == "cuda" and _through_kernel(facts):
             of_kernel = n["B"] * n["Ho"] * n["Wo"] * kernel_gradient.flops(n["Nu"], n["Nv"], n["T"], n["C"], n["O"])
             signal, factors = _BY_KERNEL[0] * signal, _BY_KERNEL[1] * of_kernel
         wasted = signal + factors - chain.flops
@@ -74,10 +75,12 @@ def bias(facts: Facts, backward: bool) -> Cost:
     return Cost((2 if backward else 1) * flops, moved, calls=2)
 
 
-def _by_kernel(n: Mapping[str, int]) -> bool:
-    pixels = n["B"] * n["Ho"] * n["Wo"]
-    fits = n["S"] == 1 and kernel_gradient.fits(n["Nu"], n["Nv"], n["T"], n["C"], n["O"], pixels)
-    return fits and kernel_gradient.pays(n["Nv"], n["T"], n["Hb"], n["O"], 2)
+def _through_kernel(facts: Facts) -> bool:
+    n = dict(facts.sizes)
+    if facts.geometry is None or not kernel_gradient.wanted(n, 2):
+        return False
+    # Which windows fit depends on the GPU.
+    return not (torch.cuda.is_available() and cuda.why_not_kernel_gradient(n, facts.geometry))
 
 
 def _chain_flops(n: Mapping[str, int], inputs: int, outputs: int) -> float:

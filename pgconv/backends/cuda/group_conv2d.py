@@ -8,6 +8,7 @@ gradient of the kernel they make (kernel_gradient.py), whichever takes less; wha
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 
 import torch
@@ -63,6 +64,9 @@ def backward(
     order: str, grad: Tensor, f: Tensor, phi: Tensor, weight: Tensor, geometry: ConvGeometry, needs: tuple[bool, ...]
 ) -> list[Tensor | None]:
     """Gradients of f, phi and weight (None where not needed)."""
+    operands = f, phi, weight
+    if not all(x.numel() for x in (grad, *operands)):  # Sums of nothing.
+        return [torch.zeros_like(x) if need else None for x, need in zip(operands, needs)]
     own = _gradients(grad, f, phi, weight, geometry, needs) if order == "aggregate" else [None] * 3
     left = tuple(need and x is None for need, x in zip(needs, own))
     vendors = vendor_conv.backward(grad, f, phi, weight, geometry, left) if any(left) else own
@@ -77,25 +81,27 @@ def _gradients(
     sizes = f.shape[2], phi.shape[4], weight.shape[0], taps, walk
     adjoint = _adjoint(geometry, *f.shape[-2:])
     of_signal = needs[0] and adjoint and not _refusal("chain", phi.shape[1], phi.shape[4], f.shape[1], *adjoint)
-    by_kernel = (needs[1] or needs[2]) and _by_kernel(f, phi, weight, geometry, needs)
+    n = _sizes(f, phi, weight, geometry)
+    through = kernel_gradient.wanted(n, needs[1] + needs[2]) and not why_not_kernel_gradient(n, geometry)
     asked = (
         of_signal,
-        not by_kernel and needs[1] and not _refusal("feature_gradient", *sizes),
-        not by_kernel and needs[2] and not _refusal("head_gradient", *sizes),
+        not through and needs[1] and not _refusal("feature_gradient", *sizes),
+        not through and needs[2] and not _refusal("head_gradient", *sizes),
     )
     found: list[Tensor | None] = [None] * 3
-    if not (by_kernel or any(asked)):
+    if not (through or any(asked)):
         return found
     of_f, of_phi, of_weight = _scales(f, phi, weight)
     of_grad = None if of_f is None else scaled.scale(grad, _room(phi, weight).signal)
     grad = _samples_last(grad.to(f.dtype), of_grad)
-    features, head = halves(phi, of_phi), halves(weight, of_weight)
-    if by_kernel or asked[1] or asked[2]:
+    if any(asked):
+        features, head = halves(phi, of_phi), halves(weight, of_weight)
+    if through or asked[1] or asked[2]:
         window = _samples_last(f, of_f)
     if asked[0]:
         back = scaled.back(of_grad, of_phi, of_weight)
         found[0] = _chain(grad, features.transpose(1, 2), head.transpose(0, 1), *adjoint, is_group_last(f), back)
-    if by_kernel:
+    if through:
         of_kernel = scaled.times(ops().conv_kernel_gradient(grad, window, taps, walk), scaled.back(of_grad, of_f))
         found[1:] = kernel_gradient.of_factors(of_kernel, phi, weight, needs[1:])
     if asked[1]:
@@ -108,17 +114,11 @@ def _gradients(
     return found
 
 
-def _by_kernel(f: Tensor, phi: Tensor, weight: Tensor, geometry: ConvGeometry, needs: tuple[bool, ...]) -> bool:
-    """Whether the gradients of features and head go through that of their kernel."""
-    sets, nu, nv, count, hidden = phi.shape
-    outputs, inputs, _ = weight.shape
+def _sizes(f: Tensor, phi: Tensor, weight: Tensor, geometry: ConvGeometry) -> dict[str, int]:
     height, width = geometry.out_size(*f.shape[-2:])
-    return (
-        sets == 1
-        and kernel_gradient.pays(nv, count, hidden, outputs, needs[1] + needs[2])
-        and kernel_gradient.fits(nu, nv, count, inputs, outputs, f.shape[0] * height * width)
-        and not _refusal_of_kernel_gradient(f, outputs, geometry)
-    )
+    names = ("S", "Nu", "Nv", "T", "Hb")
+    own = {"B": f.shape[0], "C": f.shape[1], "O": weight.shape[0], "Ho": height, "Wo": width}
+    return own | dict(zip(names, phi.shape))
 
 
 def _scales(f: Tensor, phi: Tensor, weight: Tensor) -> tuple[Scale | None, ...]:
@@ -158,10 +158,10 @@ def _refusal(
     return _refusal_on(kernel, whole_octets(nv), _octets(hidden), outputs, taps, walk, _capability())
 
 
-def _refusal_of_kernel_gradient(f: Tensor, outputs: int, geometry: ConvGeometry) -> str | None:
-    images, inputs, nv, *size = f.shape
-    walk = *_walk(geometry), *geometry.out_size(*size)
-    sizes = whole_octets(nv), images, inputs, outputs
+def why_not_kernel_gradient(n: Mapping[str, int], geometry: ConvGeometry) -> str | None:
+    """The reason why gradients of features and head cannot go through that of their kernel, for a call of these sizes, or None."""
+    walk = *_walk(geometry), n["Ho"], n["Wo"]
+    sizes = whole_octets(n["Nv"]), n["B"], n["C"], n["O"]
     return _refusal_on("kernel_gradient", *sizes, _taps(geometry), walk, _capability())
 
 
