@@ -315,6 +315,23 @@ def test_features_of_their_own_do_not_go_through_the_kernel(monkeypatch):
     assert not kernel_gradient.wanted(sizes | {"S": 2, "B": 2}, 2)
 
 
+@pytest.mark.parametrize("inputs", [0, 3])
+@pytest.mark.parametrize("outputs", [0, 5])
+@pytest.mark.parametrize("images", [0, 2])
+def test_operators_of_nothing(device, inputs, outputs, images):
+    """What there is are sums of nothing, and zeros."""
+    if inputs and outputs and images:
+        pytest.skip("not nothing")
+    f = torch.ones(images, inputs, 4, 4, 8, dtype=torch.float16, device=device)
+    grad = torch.ones(images, outputs, 4, 4, 8, dtype=torch.float16, device=device)
+    weight = torch.ones(outputs, inputs, 8, dtype=torch.float16, device=device)
+    call = (0, 1, 1, 0, 1, 1, 1, 2, 2, 1), (1, 1, 1, 1, 4, 4)
+    features = group_conv2d.ops().conv_feature_gradient(grad, f, weight, 1, 3, *call)
+    kernel = group_conv2d.ops().conv_kernel_gradient(grad, f, *call)
+    assert features.shape == (1, 3, 1, 5, 8, 8) and not features.any()
+    assert kernel.shape == (1, outputs, inputs, 5, 8, 8) and not kernel.any()
+
+
 @pytest.mark.parametrize("shape", [{"nu": 0}, {"c": 0}, {"o": 0}, {"hidden": 0, "b": 64, "size": (4, 5)}], ids=str)
 @pytest.mark.parametrize("through", [True, False])
 def test_gradients_of_nothing(device, shape, through, monkeypatch):

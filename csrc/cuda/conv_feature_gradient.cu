@@ -55,7 +55,8 @@ void feature_gradient_of(Machine& machine, ConvGradient p, HalfType type, float*
   p.units = p.tiles.tiles_y * p.tiles.tiles_x * (conv.S > 1 ? 1 : conv.B);
   p.parts = parts_of_walk(p, blocks, kTilePixels * 16);
   SumConvParts sum{conv.S * conv.Nu * conv.octets * conv.real * 64, int64_t(p.parts) * p.o_blocks * p.c_blocks, nullptr, out};
-  launch_walk(machine, type == kFloat16 ? feature_kernel<Half>(p) : feature_kernel<Bfloat16>(p), p, Grid{blocks, kTileWarps * kWarp, p.tiles.size}, sum);
+  auto kernel = type == kFloat16 ? feature_kernel<Half>(p) : feature_kernel<Bfloat16>(p);
+  launch_walk(machine, kernel, p, Grid{blocks, kTileWarps * kWarp, p.tiles.size}, sum);
 }
 
 }  // namespace PGCONV_ISA

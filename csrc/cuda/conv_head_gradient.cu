@@ -36,7 +36,8 @@ void head_gradient_of(Machine& machine, ConvGradient p, HalfType type, float* ou
   p.units = p.tiles.tiles_y * p.tiles.tiles_x * p.conv.B * p.u_vectors;
   p.parts = parts_of_walk(p, blocks, kTilePixels * 8);
   SumConvParts sum{p.conv.C * p.conv.octets * 8 * p.conv.O, int64_t(p.parts) * p.tiles.pixel_groups, nullptr, out};
-  launch_walk(machine, type == kFloat16 ? head_kernel<Half>(p) : head_kernel<Bfloat16>(p), p, Grid{blocks, kTileWarps * kWarp, p.tiles.size}, sum);
+  auto kernel = type == kFloat16 ? head_kernel<Half>(p) : head_kernel<Bfloat16>(p);
+  launch_walk(machine, kernel, p, Grid{blocks, kTileWarps * kWarp, p.tiles.size}, sum);
 }
 
 }  // namespace PGCONV_ISA

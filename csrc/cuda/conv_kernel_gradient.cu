@@ -56,7 +56,6 @@ const char* why_not_kernel_gradient(const ConvGradient& gradient, int capability
 void kernel_gradient_of(Machine& machine, const ConvGradient& gradient, HalfType type, float* out) {
   ConvKernelGradient p{gradient};
   const ConvChain& conv = p.conv;
-  if (conv.O == 0 || conv.C == 0 || p.u_vectors == 0) return;
   arrange(p, machine.capability);
   const int64_t blocks = int64_t(p.granule_blocks) * p.o_blocks * p.u_vectors;
   p.units = int64_t(conv.tiles_y) * conv.tiles_x;

@@ -2,8 +2,8 @@
 //
 //     dK[o, u, c, v, t] = sum_{b, p} grad[o, u, p] window[c, v, p + t],
 //
-// of which the gradients of head and features are small products. It has fewer FLOPs than both of them by the chains of
-// conv_head_gradient.cuh and conv_feature_gradient.cuh have where features are many or outputs few.
+// of which the gradients of head and features are small products. Where features are many or outputs few, it has fewer FLOPs than the
+// chains of conv_head_gradient.cuh and conv_feature_gradient.cuh.
 //
 // One product over the pixels: rows (o, u) and columns (c, t, v), both in granules of 8 samples as they are stored, loaded as
 // transposed matrices of 8 pixels; so a tap is an offset, and nothing is expanded on the way. A warp owns 8 outputs and 12 granules

@@ -13,6 +13,7 @@ import torch
 
 from pgconv.backends.cuda import group_conv2d as cuda
 from pgconv.backends.cuda import kernel_gradient
+from pgconv.backends.cuda.layout import feature_octets
 from pgconv.ops.cost import Cost
 from pgconv.spec import Facts
 
@@ -86,7 +87,7 @@ def _through_kernel(facts: Facts) -> bool:
 def _chain_flops(n: Mapping[str, int], inputs: int, outputs: int) -> float:
     """Of both products, padded."""
     pixels = _whole(n["Ho"] * n["Wo"], _PIXELS)
-    octets = 1 << max(0, (n["Hb"] - 1) // _OCTET).bit_length()
+    octets = feature_octets(n["Hb"])
     granules = n["T"] * -(-n["Nv"] // _OCTET)
     columns = 2.0 * n["B"] * pixels * _whole(n["Nu"], _OCTET) * _whole(inputs * octets, _OCTET) * _OCTET
     moments = _OCTET * granules

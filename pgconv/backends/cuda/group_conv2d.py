@@ -19,7 +19,7 @@ from pgconv._layout import BACK, LAST, is_group_last
 from pgconv.backends import vendor_conv
 from pgconv.backends.cpp.library import ops
 from pgconv.backends.cuda import kernel_gradient, scaled
-from pgconv.backends.cuda.layout import OCTET, aligned, whole_octets
+from pgconv.backends.cuda.layout import OCTET, aligned, feature_octets, whole_octets
 from pgconv.backends.cuda.scaled import Scale, halves
 from pgconv.spec import ConvGeometry, Facts
 
@@ -155,7 +155,7 @@ def _walk(geometry: ConvGeometry) -> tuple[int, ...]:
 def _refusal(
     kernel: str, nv: int, hidden: int, outputs: int, taps: tuple[int, ...], walk: tuple[int, ...]
 ) -> str | None:
-    return _refusal_on(kernel, whole_octets(nv), _octets(hidden), outputs, taps, walk, _capability())
+    return _refusal_on(kernel, whole_octets(nv), feature_octets(hidden), outputs, taps, walk, _capability())
 
 
 def why_not_kernel_gradient(n: Mapping[str, int], geometry: ConvGeometry) -> str | None:
@@ -197,13 +197,13 @@ def _samples_last(x: Tensor, scale: Scale | None = None) -> Tensor:
 
 def _head(weight: Tensor) -> Tensor:
     """``[O,C,H] -> [O,C,octets of H]``."""
-    return aligned(F.pad(weight, (0, OCTET * _octets(weight.shape[2]) - weight.shape[2])))
+    return aligned(F.pad(weight, (0, OCTET * feature_octets(weight.shape[2]) - weight.shape[2])))
 
 
 def _features(phi: Tensor) -> Tensor:
     """``[S,Nu,Nv,T,H] -> [S,Nu,octets of H,granules,8 of H,8 of Nv]``, an even number of granules (tap, octet of Nv)."""
     sets, nu, nv, count, hidden = phi.shape
-    vectors, octets = whole_octets(nv), _octets(hidden)
+    vectors, octets = whole_octets(nv), feature_octets(hidden)
     phi = F.pad(phi, (0, OCTET * octets - hidden, 0, 0, 0, OCTET * vectors - nv))
     phi = phi.view(sets, nu, vectors, OCTET, count, octets, OCTET).permute(0, 1, 5, 4, 2, 6, 3)
     phi = phi.reshape(sets, nu, octets, count * vectors, OCTET, OCTET)
@@ -213,12 +213,7 @@ def _features(phi: Tensor) -> Tensor:
 def _from_features(x: Tensor, like: Tensor) -> Tensor:
     """Back from the granules that there are to ``[S,Nu,Nv,T,H]``."""
     sets, nu, nv, count, hidden = like.shape
-    vectors, octets = whole_octets(nv), _octets(hidden)
+    vectors, octets = whole_octets(nv), feature_octets(hidden)
     x = x.view(sets, nu, octets, count, vectors, OCTET, OCTET).permute(0, 1, 4, 6, 3, 2, 5)
     x = x.reshape(sets, nu, OCTET * vectors, count, OCTET * octets)
     return x[:, :, :nv, :, :hidden].to(like.dtype).contiguous()
-
-
-def _octets(hidden: int) -> int:
-    """Of features; a stage of the kernel holds a whole number of channels."""
-    return 1 << max(0, (hidden - 1) // OCTET).bit_length()

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from pgconv.backends.cuda.layout import OCTET, whole_octets
+from pgconv.backends.cuda.layout import OCTET, feature_octets, whole_octets
 
 MARGIN = 1.2
 """By which its products have to be fewer, since more is brought into shared memory for them."""
@@ -34,8 +34,7 @@ def wanted(n: Mapping[str, int], gradients: int) -> bool:
 def pays(nv: int, taps: int, hidden: int, outputs: int, gradients: int) -> bool:
     """Whether the kernel's gradient takes less than those of features and head that are wanted, one or both, by their own kernels:
     these form the moments, or the outputs' gradients of every feature, and multiply them with the other. Not measured."""
-    octets = 1 << max(0, whole_octets(hidden) - 1).bit_length()
-    chain = octets * OCTET * (taps * whole_octets(nv) * OCTET + outputs)
+    chain = feature_octets(hidden) * OCTET * (taps * whole_octets(nv) * OCTET + outputs)
     return MARGIN * _values(nv, taps, outputs) <= gradients * chain
 
 

@@ -21,6 +21,11 @@ def whole_octets(n: int) -> int:
     return -(-n // OCTET)
 
 
+def feature_octets(n: int) -> int:
+    """The octets that n features take in image convolutions: a power of two, so that stages hold a whole number of channels."""
+    return 1 << max(0, whole_octets(n) - 1).bit_length()
+
+
 def aligned(x: Tensor) -> Tensor:
     """Contiguous, and copied only if it has to be: a view may begin anywhere."""
     x = x.contiguous()
