@@ -113,8 +113,8 @@ test-gpu:
 	cmake --build build/gpu
 	PYTHONPATH=$(CURDIR) OMP_NUM_THREADS=2 $(GPU_PYTHON) -m pytest -q \
 	  $$($(GPU_PYTHON) -c "import xdist" 2>/dev/null && echo --numprocesses $(GPU_WORKERS)) tests/test_emulator.py tests/test_cuda_features.py \
-	  tests/test_cuda_points.py tests/test_cuda_lists.py tests/test_cuda_conv.py tests/test_cuda_backend.py tests/test_gpu_contract.py \
-	  $(wildcard tests/test_triton_*.py) $(ARGS)
+	  tests/test_cuda_points.py tests/test_cuda_lists.py tests/test_cuda_conv.py tests/test_cuda_signals.py tests/test_cuda_backend.py \
+	  tests/test_gpu_contract.py $(wildcard tests/test_triton_*.py) $(ARGS)
 
 # Both operations, in bounded time: code is compiled for some cases only, and rounds end with the time. Results go to
 # build/gpu. DEVICE=cpu rehearses without a GPU (with DTYPE=float32 on the native CPU code); ARGS, IMAGE_ARGS and POINT_ARGS

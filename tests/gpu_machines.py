@@ -70,10 +70,11 @@ class Emulated:
             self.seed, *bits, half, *sizes, list(taps), list(geometry), *before, self.capability, *more
         )
 
-    def conv_chain(self, f, phi, weight, taps, geometry, samples_last, factor):
+    def conv_chain(self, out, f, phi, weight, taps, geometry, samples_last, factor):
+        assert out.is_contiguous()
         more = samples_last, None if factor is None else factor.reshape(1).numpy()
         found = self._conv("conv_chain", f, phi, weight, taps=taps, geometry=geometry, before=more)
-        return torch.from_numpy(found.view(np.int16)).view(f.dtype) if factor is None else torch.from_numpy(found)
+        out[:] = torch.from_numpy(found.view(np.int16)).view(f.dtype) if factor is None else torch.from_numpy(found)
 
     def group_last(self, f, factor):
         if factor is not None:

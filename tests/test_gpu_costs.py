@@ -8,10 +8,11 @@ from pgconv.spec import ConvGeometry, Facts, Plan
 PLANS = [Plan("cuda", "materialize"), Plan("cuda", "aggregate")]
 
 
-def facts(batch, inputs, outputs, samples, kernel, features, size, sets=1):
-    geometry = ConvGeometry.make("test", kernel, 1, "same", 1, "disc")
+def facts(batch, inputs, outputs, samples, kernel, features, size, sets=1, stride=1):
+    geometry = ConvGeometry.make("test", kernel, stride, "same", 1, "disc")
+    height, width = geometry.out_size(size, size)
     sizes = {"B": batch, "C": inputs, "Nv": samples, "H": size, "W": size, "S": sets, "Nu": samples}
-    sizes |= {"T": len(geometry.taps()), "Hb": features, "O": outputs, "Ho": size, "Wo": size}
+    sizes |= {"T": len(geometry.taps()), "Hb": features, "O": outputs, "Ho": height, "Wo": width}
     return Facts("group_conv2d", "cuda", ("bfloat16",) * 3, tuple(sizes.items()), None, geometry)
 
 
@@ -82,3 +83,11 @@ def test_a_bias_goes_where_it_takes_less(monkeypatch, call, apart):
 
 def test_a_call_that_cannot_run_says_so_itself():
     assert not dispatch.bias_apart.__wrapped__(facts(2, 3, 5, 4, 3, 8, 9), Plan("cuda", "aggregate"))
+
+
+def test_the_signals_gradient_at_other_strides_is_counted_as_it_is_taken():
+    """By our own kernels where they have few enough products; where not, and by other backends, as the vendor's."""
+    for features, stride, differs in [(8, 2, True), (16, 2, False), (16, 1, False)]:
+        call = facts(1, 64, 64, 8, 3, features, 16, stride=stride)
+        own, others = (plan.costs(call, "backward", name)["aggregate"] for name in ("cuda", "triton"))
+        assert (own.wasted < others.wasted) == differs and (own == others) != differs

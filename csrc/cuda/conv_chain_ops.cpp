@@ -10,8 +10,8 @@
 namespace pgconv {
 namespace {
 
-Tensor conv(const Tensor& f, const Tensor& phi, const Tensor& weight, std::vector<int64_t> taps,
-            std::vector<int64_t> geometry, bool samples_last, std::optional<Tensor> factor) {
+void conv(Tensor out, const Tensor& f, const Tensor& phi, const Tensor& weight, std::vector<int64_t> taps,
+          std::vector<int64_t> geometry, bool samples_last, std::optional<Tensor> factor) {
   const char* op = "conv_chain";
   HalfType type = half_type(op, "f", f);
   int64_t vectors = sample_octets(op, "f", f, f), octets = feature_octets(op, phi, f);
@@ -24,7 +24,8 @@ Tensor conv(const Tensor& f, const Tensor& phi, const Tensor& weight, std::vecto
   p.samples_last = samples_last;
   std::vector<int64_t> sizes{p.B, p.O, p.Nu, p.out_height, p.out_width};
   if (samples_last) std::rotate(sizes.begin() + 2, sizes.begin() + 3, sizes.end());
-  Tensor out = torch::stable::new_empty(f, sizes, factor ? ScalarType::Float : f.scalar_type());
+  check_device(op, "out", out, f);
+  check_tensor(op, "out", out, sizes, factor ? ScalarType::Float : f.scalar_type());
   if (factor) {
     check_device(op, "factor", *factor, f);
     check_tensor(op, "factor", *factor, {}, ScalarType::Float);
@@ -34,7 +35,6 @@ Tensor conv(const Tensor& f, const Tensor& phi, const Tensor& weight, std::vecto
     p.out = mutable_data<uint16_t>(out);
   }
   conv_chain_of(machine, p, type);
-  return out;
 }
 
 Tensor last(const Tensor& f, std::optional<Tensor> factor) {
@@ -68,10 +68,13 @@ std::string why_not(int64_t vectors, int64_t octets, int64_t outputs, std::vecto
 }  // namespace pgconv
 
 STABLE_TORCH_LIBRARY_FRAGMENT(pgconv_C, m) {
-  // out [B, O, Nu, Ho, Wo], or [B, O, Ho, Wo, Nu] (samples last), of f [B, C, H, W, 8 vectors] (samples last), phi [S, Nu, octets, granules, 8, 8] and weight
-  // [O, C, 8 octets], all float16 or bfloat16, see csrc/cuda/conv_chain.h. taps: rows and columns, counted from the window's first;
-  // geometry: stride, padding, output size, a pair each. With a factor, one number of float32, out is float32, times the factor.
-  m.def("conv_chain(Tensor f, Tensor phi, Tensor weight, int[] taps, int[] geometry, bool samples_last, Tensor? factor) -> Tensor");
+  // Writes out [B, O, Nu, Ho, Wo], or [B, O, Ho, Wo, Nu] (samples last), of f [B, C, H, W, 8 vectors] (samples last), phi [S, Nu,
+  // octets, granules, 8, 8] and weight [O, C, 8 octets], all float16 or bfloat16, see csrc/cuda/conv_chain.h. taps: rows and
+  // columns, counted from the window's first; geometry: stride, padding, output size, a pair each. With a factor, one number of
+  // float32, out is float32, times the factor.
+  m.def(
+      "conv_chain(Tensor(a!) out, Tensor f, Tensor phi, Tensor weight, int[] taps, int[] geometry, bool samples_last, Tensor? factor) "
+      "-> ()");
   // [B, C, H, W, 8 vectors] of f [B, C, N, H, W] in 16 bits: samples last, zeros behind them. With a factor f is float32, and the
   // result float16, of f times the factor.
   m.def("group_last(Tensor f, Tensor? factor) -> Tensor");

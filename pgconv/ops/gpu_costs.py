@@ -11,8 +11,8 @@ from dataclasses import replace
 
 import torch
 
+from pgconv.backends.cuda import adjoint, kernel_gradient
 from pgconv.backends.cuda import group_conv2d as cuda
-from pgconv.backends.cuda import kernel_gradient
 from pgconv.backends.cuda.layout import feature_octets
 from pgconv.ops.cost import Cost
 from pgconv.spec import Facts
@@ -44,7 +44,7 @@ def group_conv2d(facts: Facts, table: Mapping[str, Cost], backward: bool, backen
     if backward:
         # The signal's gradient is the chain of the adjoint problem; those of features and head take the chain's products each, or
         # one product together.
-        signal, factors = _chain_flops(n, n["O"], n["C"]), 2 * _chain_flops(n, n["C"], n["O"])
+        signal, factors = _signal_flops(facts, backend), 2 * _chain_flops(n, n["C"], n["O"])
         if backend == "cuda" and _through_kernel(facts):
             of_kernel = n["B"] * n["Ho"] * n["Wo"] * kernel_gradient.flops(n["Nu"], n["Nv"], n["T"], n["C"], n["O"])
             signal, factors = _BY_KERNEL[0] * signal, _BY_KERNEL[1] * of_kernel
@@ -94,6 +94,21 @@ def _chain_flops(n: Mapping[str, int], inputs: int, outputs: int) -> float:
     if octets == 1 and granules in _HELD:
         return columns * (moments + _whole(outputs, _HELD_OUTPUTS))
     return columns * (moments * -(-outputs // _OUTPUTS) + _whole(outputs, _OUTPUTS // 2))
+
+
+def _signal_flops(facts: Facts, backend: str) -> float:
+    """Of the signal's gradient, or those that a chain has in the time of the vendor's."""
+    n, geometry = dict(facts.sizes), facts.geometry
+    if geometry is None or geometry.stride == (1, 1):
+        return _chain_flops(n, n["O"], n["C"])
+    if backend == "cuda" and adjoint.pays(n, geometry):
+        parts = adjoint.adjoints(geometry, n["H"], n["W"])
+        return sum(
+            _chain_flops(n | {"Nu": n["Nv"], "Nv": n["Nu"], "T": len(x.which), "Ho": 1, "Wo": x.pixels}, n["O"], n["C"])
+            for x in parts
+        )
+    taps = geometry.kernel_size**2 * (_GROUPED if n["S"] > 1 else 1.0)
+    return 2.0 * n["B"] * n["C"] * n["O"] * n["Nu"] * n["Nv"] * n["Ho"] * n["Wo"] * taps / adjoint.MARGIN
 
 
 def _direct(n: Mapping[str, int], direct: Cost, signals: float, backward: bool) -> Cost:
