@@ -1,7 +1,9 @@
 """The chain kernel of the image convolution through its Python side, against the definition in float64: on a GPU where there is
 one, else with the emulator in place of the native operators, on CPU tensors."""
 
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import conv_machines
 import pytest
@@ -459,6 +461,14 @@ def test_gradients_that_have_no_kernel_have_a_reason(device, kernel, sizes, reas
 )
 def test_the_way_with_fewer_products_is_taken(shape, one, both):
     assert [kernel_gradient.pays(**shape, gradients=gradients) for gradients in (1, 2)] == [one, both]
+
+
+def test_parts_are_counted_as_they_are_cut():
+    """The longest sum, in the Python that asks whether the parts fit and in the kernels' source."""
+    source = Path(__file__).resolve().parent.parent / "csrc" / "cuda"
+    (terms,) = re.findall(r"kMostTerms = (\d+);", (source / "parts.h").read_text())
+    (times,) = re.findall(r"kMostGradientTerms = (\d+) \* kMostTerms;", (source / "conv_walk.cuh").read_text())
+    assert int(times) * int(terms) == kernel_gradient.TERMS
 
 
 def test_a_kernel_larger_than_the_signals_is_not_built():

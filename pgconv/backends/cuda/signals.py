@@ -1,7 +1,7 @@
 """Signals as the image kernels read them: samples last, in octets (csrc/cuda/conv_chain.h).
 
-Signals that do not lie so are copied, as many images at a time as ``COPY`` has room for. So what a convolution needs beside its
-operands and results does not grow with the batch, and what has just been copied is still in a large GPU's cache when it is read.
+Signals that do not lie so are copied, as many images at a time as ``COPY`` has room for: what a convolution needs beside its
+operands and results does not grow with the batch.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pgconv.backends.cuda.scaled import Scale, halves
 
 COPY = 48 << 20
 """Bytes of a copy, or an image's if that has more. Every copy has launches of its own, which take a few microseconds: images of so
-many bytes take a GPU a few hundred."""
+many bytes take an H200 more than a hundred."""
 
 
 def samples_last(x: Tensor, scale: Scale | None = None) -> Tensor:
