@@ -55,15 +55,39 @@ def test_empty_batch_with_sets_per_example(target, backend):
     assert target.call(**arguments, backend=backend).shape[0] == 0
 
 
-# Batch norm in training and the maximum over nothing have no answer for an empty batch; everything else has.
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
 @pytest.mark.parametrize("target", LAYERS, ids=lambda t: t.id)
-def test_empty_batch_of_a_layer(target):
-    target.call.eval()
+def test_empty_batch_of_a_layer(target, training):
+    target.call.train(training)
     try:
         out = target.call(**_of_batch(target, 0))
     finally:
         target.call.train()
     assert (out[0] if isinstance(out, tuple) else out).shape[0] == 0
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize(
+    ("name", "n"), [("T(2)", 1), ("SE(2)", 2), ("E(2)", 4), ("O(2)", 2), ("R+xSO(2)", 1), ("SE(3)", 12), ("SO(3)", 2)]
+)
+def test_lifting_nothing(name, n, training):
+    lift = PointLift(name, n).train(training)
+    e = lift.group.element_dim
+    for batch, points in ((1, 0), (0, 3), (0, 0)):
+        y, samples = lift(torch.zeros(batch, points, lift.group.spatial_dim), torch.zeros(batch, points, C))
+        assert y.shape == (batch, points * n, C)
+        assert samples.elements.shape == (batch, points * n, e) and samples.weights.shape == (batch, points * n)
+
+
+@pytest.mark.parametrize("training", [True, False], ids=["training", "evaluation"])
+@pytest.mark.parametrize("near", [None, pgconv.neighbors.Nearest(3), pgconv.neighbors.Within(1.0)], ids=str)
+def test_no_examples_through_a_network_on_points(near, training):
+    model = pgconv.models.LieResNet(C, O, num_samples=2, width=8, blocks=1, neighborhood=near).train(training)
+    f = torch.zeros(0, 5, C, requires_grad=True)
+    for mask in (None, torch.ones(0, 5, dtype=torch.bool)):
+        y = model(torch.zeros(0, 5, 2), f, mask)
+        y.sum().backward()
+        assert y.shape == (0, O) and all(b.isfinite().all() for b in model.buffers())
 
 
 def test_empty_batch_through_a_per_example_network():

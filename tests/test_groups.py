@@ -407,3 +407,22 @@ def test_every_pair_of_planar_flags():
         test_axioms(G)
         test_action(G)
         assert H.element_dim == sum(flags) == H.coord_dim_of("lie")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("z", [-2.0, -1.0, 1.0])
+def test_rotations_to_points_next_to_the_axis_have_the_gradients_of_all_others(z, dtype):
+    """At distances from it whose squares are rounded or 0."""
+    lift, smallest = groups.get("SO(3)").lift, 4 * torch.finfo(dtype).tiny
+    direction = torch.tensor([0.6, -0.8, 0.0], dtype=torch.float64)
+    for distance in (0.0, 1e-3, 1e-18, 1e-19, 1e-20, 1e-22, 1e-30, smallest, smallest / 16):
+        x = (distance * direction + torch.tensor([0.0, 0.0, z], dtype=torch.float64)).to(dtype)
+        q = lift(x)[:4]
+        rotated = groups.get("SO(3)").act(q, torch.tensor([0.0, 0.0, abs(z)], dtype=dtype))
+        torch.testing.assert_close(rotated, x, rtol=1e-5, atol=1e-5)
+        jacobian = torch.func.jacrev(lift)(x)
+        assert jacobian.isfinite().all()
+        if dtype == torch.float32 and distance >= smallest:
+            exact = torch.func.jacrev(lift)(x.double())
+            torch.testing.assert_close(jacobian.double(), exact, rtol=1e-5, atol=1e-6 * exact.abs().max().item())
+            torch.testing.assert_close(q.double(), lift(x.double())[:4], rtol=1e-5, atol=1e-30)

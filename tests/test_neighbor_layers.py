@@ -11,6 +11,7 @@ from test_errors import assert_refused
 
 import pgconv
 from pgconv import groups
+from pgconv.groups.base import FixedSequence
 from pgconv.neighbors import Ball, Nearest, Within, farthest_points, nearest
 from pgconv.nn import PointGroupConv, PointLift
 from pgconv.sampling import Samples
@@ -65,7 +66,7 @@ def test_values_and_gradients_are_those_of_the_mask(group, near):
         f_, s_ = leaves[0], Samples(*leaves[1:])
         y, out = conv(f_, s_)
         if dense:
-            lists = near(s_.elements, out.elements, conv.group, generator=generator())
+            lists = near(s_.elements, out.elements, conv.group, generator=FixedSequence())
             if isinstance(lists, tuple):  # as padded rows
                 rows = torch.tensor_split(lists[1], lists[0][1:-1])
                 lists = torch.nn.utils.rnn.pad_sequence(rows, True, -1).view(2, out.elements.shape[1], -1)
@@ -143,6 +144,25 @@ def test_one_set_of_elements_for_the_batch(shared):
     y, out = conv(f, one if shared else Samples(*(t.expand(2, *t.shape[1:]) for t in one)))
     assert out.elements.shape[0] == (1 if shared else 2)
     torch.testing.assert_close(y[1:], conv(f[1:], one)[0])
+
+
+@pytest.mark.parametrize("near", [None, Nearest(3), Within(1.0), Ball(2.0, 3)], ids=lambda n: type(n).__name__)
+@pytest.mark.parametrize("shared", ["elements", "weights"])
+def test_elements_or_weights_for_the_batch(shared, near):
+    f, samples = signal()
+    sets = [t[:1] if name == shared else t.clone() for name, t in zip(("elements", "weights"), samples)]
+    sets[1][-1, [0, 3]] = 0.0
+    conv = layer("SE(2)", neighborhood=near, downsample=0.5).eval()
+    results = []
+    for expanded in (False, True):
+        leaves = [t.clone().requires_grad_() for t in (f, *sets)]
+        y, out = conv(leaves[0], Samples(*(t.expand(2, *t.shape[1:]) if expanded else t for t in leaves[1:])))
+        score = (y * torch.randn(y.shape, generator=generator(3)).double()).sum() + (
+            out.weights * out.elements[..., 0]
+        ).sum()
+        results.append([y, *out, *torch.autograd.grad(score, leaves)])
+    for a, b in zip(*results):
+        torch.testing.assert_close(a, b)
 
 
 @pytest.mark.parametrize("down", [False, True])
@@ -229,3 +249,31 @@ REFUSED = {
 def test_refused(case):
     call, word = REFUSED[case]
     assert_refused(call, word)
+
+
+@pytest.mark.parametrize("near", [Nearest(3), Within(1.5), Ball(1.5, 3)], ids=lambda near: type(near).__name__)
+def test_layers_with_neighbourhoods_compile_whole_in_evaluation(near):
+    """A generator could not be made in compiled code."""
+    x, f = torch.randn(2, 9, 2), torch.randn(2, 9, 2)
+    conv = PointGroupConv(2, 3, group="SE(2)", neighborhood=near, downsample=0.5).eval()
+    lift = pgconv.nn.PointLift("SE(2)", 2).eval()
+    network = pgconv.models.LieResNet(2, 3, num_samples=2, width=8, blocks=1, neighborhood=near).eval()
+    for module in (lambda x, f: conv(*lift(x, f))[0], lambda x, f: network(x, f)):
+        with torch.no_grad():
+            want = module(x, f)
+            torch.compiler.reset()
+            torch.testing.assert_close(torch.compile(module, fullgraph=True, backend="aot_eager")(x, f), want)
+
+
+def test_a_function_of_the_users_draws_with_a_generator_in_evaluation():
+    seen = []
+
+    def near(v, u, group, mask=None, generator=None):
+        seen.append(torch.rand(3, generator=generator))
+        return Nearest(3)(v, u, group, mask=mask)
+
+    conv = PointGroupConv(2, 3, group="SE(2)", neighborhood=near).eval()
+    samples = Samples(pgconv.groups.get("SE(2)").sample(9)[None], torch.ones(1, 9))
+    for _ in range(2):
+        conv(torch.randn(2, 9, 2), samples)
+    assert torch.equal(*seen)

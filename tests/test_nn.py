@@ -290,6 +290,72 @@ def test_norm_takes_gates_per_example():
         assert torch.allclose(both[i], alone[0], atol=1e-6)
 
 
+@pytest.mark.parametrize("parameters", ["own", "float32"])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", NORMS)
+def test_norm_with_gates_is_no_worse_in_low_precision_than_the_ordinary_one(name, dtype, parameters):
+    """More values than float16 counts, far from zero; statistics, gradients and the running ones."""
+    x = (30 + 5 * _maps(4, 3, 5, 36, 36)).to(dtype)
+    cotangent, samples = _maps(*x.shape, seed=1).to(dtype), Samples(torch.zeros(1, 5, 3), 3 * torch.ones(1, 5))
+    norm = NORMS[name]().to(dtype if parameters == "own" else torch.float32)
+
+    def results(norm, x, *samples):
+        leaf = x.clone().requires_grad_()
+        y = norm(leaf, *samples)
+        y.backward(cotangent.to(y.dtype))
+        statistics = [b for key, b in norm.named_buffers() if "running" in key]
+        return [y.detach(), leaf.grad, *(p.grad for p in norm.parameters()), *statistics]
+
+    exact = results(copy.deepcopy(norm).double(), x.double())
+    plain = results(copy.deepcopy(norm), x)
+    for value, other, want in zip(results(norm, x, samples), plain, exact, strict=True):
+        assert value.dtype == other.dtype
+        errors = [(t.double() - want).abs().max() for t in (value, other)]
+        assert errors[0] <= 2 * errors[1] + 2 * torch.finfo(dtype).eps * want.abs().max()
+
+
+def test_norm_with_gates_of_a_constant_in_low_precision_is_zero():
+    x = torch.full((2, 3, 5, 4, 4), 3.0).half()
+    for make in NORMS.values():
+        assert torch.equal(make().half()(x, _grid(n=5)), torch.zeros_like(x))
+
+
+def test_pooling_and_norms_with_gates_under_autocast():
+    torch.manual_seed(0)
+    lift, norm = LiftingConv2d(3, 4, 3, num_samples=4), GroupBatchNorm2d(4)
+    image = _maps(16, 3, 36, 36)
+    with torch.autocast("cpu", torch.float16):
+        y, samples = lift(image)
+        z = norm(y, samples)
+        pooled = GlobalGroupPool()(z, samples)
+    assert y.dtype == z.dtype == pooled.dtype == torch.float16
+    assert norm.running_var.isfinite().all()
+    assert torch.allclose(z.float().std((0, 2, 3, 4)), torch.ones(4), atol=1e-2)
+
+
+def test_mean_pooling_does_not_overflow_on_the_way():
+    x = torch.full((1, 2, 2000, 1, 1), 100.0).half()
+    assert torch.equal(GlobalGroupPool()(x, _grid(n=2000)), torch.full((1, 2), 100.0).half())
+
+
+@pytest.mark.parametrize("name", NORMS)
+def test_norm_of_an_empty_batch_is_empty_and_learns_nothing(name):
+    """As PyTorch's batch norm."""
+    x, samples, found = _maps(2, 3, 5, 4, 4), _grid(n=5), []
+    for more in ([], [samples]):
+        norm = NORMS[name]()
+        norm(x, *more)
+        before = copy.deepcopy(norm.state_dict())
+        empty = x[:0].clone().requires_grad_()
+        y = norm(empty, *more)
+        y.sum().backward()
+        assert y.shape == empty.grad.shape == empty.shape
+        for key, value in norm.state_dict().items():
+            assert torch.equal(value, before[key] + (key == "num_batches_tracked")), key
+        found.append(norm(x, *more))
+    assert torch.allclose(*found, atol=1e-5)
+
+
 @pytest.mark.parametrize("mode", ["mean", "max"])
 def test_global_pool_sees_the_kept_samples_only(mode):
     x = _maps(2, 3, 5, 4, 4)

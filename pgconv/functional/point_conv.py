@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pgconv import ops
-from pgconv._shapes import check_floating, check_mask, check_shape
+from pgconv._shapes import check_floating, check_mask, check_same_device, check_shape
 from pgconv.backends.lists import Lists
 from pgconv.backends.reference import point_conv as contraction
 from pgconv.functional._kernel import (
@@ -59,7 +59,8 @@ def point_conv(
         group: name or ``Group``
         sample_weight: ``w [B|1, Nv]``
         out_gate: ``s [B|1, Nu]``
-        mask: boolean ``[B, Nv]``, False for points that do not exist (whatever they hold counts as zero)
+        mask: boolean ``[B, Nv]``, False for points that do not exist (whatever they hold counts as zero; of elements for all
+            examples, those that no example has)
         neighbors: sum over these pairs only: an integer tensor ``[B|1, Nu, K]`` of input numbers padded with -1, or CSR
             ``(rowptr [Nu + 1], index [nnz])`` shared by the batch, or with ``rowptr [B Nu + 1]`` one row per example and
             output
@@ -95,6 +96,8 @@ def point_conv(
     check_shape(op, "f", f, "B Nv C", axes)
     check_floating(op, "f", f)
     batch = f.shape[0]
+    if mask is not None:
+        f, v = _without_hidden(kernel, f, v, mask)
     kernel.check_elements("v", v, {"S": (1, batch), "Nv": f.shape[1]}, "S Nv e")
     kernel.check_elements("u", u, {"S": (1, batch)}, "S Nu e")
     check_head(op, net, weight, weight_bias, "C H" if depthwise else "O C H", {"C": f.shape[2]})
@@ -111,8 +114,6 @@ def point_conv(
             )
         lists, examples = ragged_lists(op, offsets, f, u.shape[1])
     share = _sample_share(op, f, sample_weight, mask)
-    if mask is not None:
-        f = torch.where(mask[..., None], f, torch.zeros_like(f))
     if share is not None:
         f = f * share[..., None]
     out = _contract(kernel, (f, v, u, weight, weight_bias), lists, depthwise)
@@ -122,6 +123,18 @@ def point_conv(
         check_shape(op, "out_gate", out_gate, "S Nu", {"S": (1, batch), "Nu": u.shape[1]})
         out = out * out_gate[..., None].to(out.dtype)
     return out
+
+
+def _without_hidden(kernel: KernelArgs, f: Tensor, v: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Features 0 and elements the identity where the mask is False: what they hold, NaN perhaps, times 0 need not be 0."""
+    op, group, (batch, nv) = kernel.op, kernel.group, f.shape[:2]
+    check_shape(op, "v", v, "S Nv e", {"S": (1, batch), "Nv": nv, "e": group.element_dim})
+    check_mask(op, mask, "B Nv", {"B": batch, "Nv": nv})
+    check_same_device(op, f=f, v=v, mask=mask)
+    # An element for all examples stays one: it is hidden where no example has it.
+    there = mask if len(v) == batch else mask.any(0, keepdim=True)
+    v = torch.where(there[..., None], v, group.identity(v.dtype, v.device))
+    return torch.where(mask[..., None], f, torch.zeros_like(f)), v
 
 
 def _contract(kernel: KernelArgs, operands: Operands, lists: Lists, depthwise: bool) -> Tensor:
@@ -141,7 +154,6 @@ def _sample_share(op: str, f: Tensor, sample_weight: Tensor | None, mask: Tensor
         check_shape(op, "sample_weight", sample_weight, "S Nv", {"S": (1, f.shape[0]), "Nv": f.shape[1]})
         share = sample_weight.to(f.dtype)
     if mask is not None:
-        check_mask(op, mask, "B Nv", {"B": f.shape[0], "Nv": f.shape[1]})
         share = mask.to(f.dtype) if share is None else torch.where(mask, share, torch.zeros_like(share))
     return share
 

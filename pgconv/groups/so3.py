@@ -183,18 +183,19 @@ class SO3(LinearGroup):
         safe = torch.where(radius == 0, torch.ones_like(radius), radius)
         a, b, z = (x / safe[..., None]).unbind(-1)
         z = torch.where(radius == 0, torch.ones_like(z), z)
+        # Of what is nearer to the axis nothing can be divided by the distance.
+        pole, one = torch.maximum(a.abs(), b.abs()) < torch.finfo(x.dtype).tiny, torch.ones_like(z)
+        # Not the root of a sum of squares, which are 0 long before a and b are.
+        rho = torch.hypot(torch.where(pole, one, a), b)
         # Half angles from the side on which they are not small: cos = w, sin = s about the axis (-b, a, 0).
-        rho = numerics.norm(x[..., :2]) / safe
         upper = z >= 0
-        w = torch.sqrt(torch.where(upper, 0.5 * (1.0 + z), torch.ones_like(z)))
-        s = torch.sqrt(torch.where(upper, torch.ones_like(z), 0.5 * (1.0 - z)))
-        pole = rho == 0
-        factor = torch.where(upper, 0.5 / w, s / torch.where(pole, torch.ones_like(rho), rho))
+        w = torch.sqrt(torch.where(upper, 0.5 * (1.0 + z), one))
+        s = torch.sqrt(torch.where(upper, one, 0.5 * (1.0 - z)))
         turned = ~upper & pole  # by pi about the x axis
         parts = [
-            torch.where(upper, w, 0.5 * rho / s),
-            torch.where(turned, torch.ones_like(z), -factor * b),
-            factor * a,
+            torch.where(upper, w, torch.where(pole, 0.0, 0.5 * rho / s)),
+            torch.where(turned, one, -torch.where(upper, 0.5 / w * b, s * (b / rho))),
+            torch.where(upper, 0.5 / w * a, s * (a / rho)),
             torch.zeros_like(z),
             radius,
         ]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from pgconv._shapes import check_choice, check_positive_int
 from pgconv.neighbors import Neighborhood
 from pgconv.nn import GlobalGroupPool, GroupBatchNorm2d, PointGroupConv, PointLift
+from pgconv.nn._neighborhood import repeated_draws
 from pgconv.sampling import Samples
 
 ACTIVATIONS = {"silu": F.silu, "gelu": F.gelu, "relu": F.relu}
@@ -84,7 +85,10 @@ class LieResNet(nn.Module):
     def forward(
         self, x: Tensor, f: Tensor, mask: Tensor | None = None, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Logits of points ``x`` with features ``f``; those that the mask leaves out are not there."""
+        """Logits of points ``x`` with features ``f``; those that the mask leaves out are not there, whatever they hold.
+
+        An example without any has the mean 0, which the classifier gets.
+        """
         y, samples = self.lift(x, f, mask, generator)
         weights = None if mask is None else samples
         y = self.embed(y)
@@ -97,7 +101,7 @@ class LieResNet(nn.Module):
     def _neighbors(self, samples: Samples, generator: torch.Generator | None):
         if self.neighborhood is None:
             return None
-        draws = (generator or torch.default_generator) if self.training else torch.Generator().manual_seed(0)
+        draws = (generator or torch.default_generator) if self.training else repeated_draws(self.neighborhood)
         v, there = samples.elements, samples.weights != 0
         return self.neighborhood(v, v, self.lift.group, mask=there, generator=draws)
 

@@ -12,6 +12,7 @@ from pgconv import groups
 from pgconv._shapes import check_mask, check_same_device, describe
 from pgconv.functional._kernel import check_elements
 from pgconv.groups import Group
+from pgconv.groups.base import FixedSequence
 
 # An element is this far from itself, at most, by the rounding of v^-1 v.
 TINY = 1e-14
@@ -90,6 +91,6 @@ def check_number(op: str, name: str, value: object) -> float:
 
 
 def check_generator(op: str, generator: object) -> None:
-    """None or a random generator."""
-    if generator is not None and not isinstance(generator, torch.Generator):
+    """None or what random numbers come from."""
+    if generator is not None and not isinstance(generator, (torch.Generator, FixedSequence)):
         raise ValueError(f"{op}: generator must be a torch.Generator or None, received {describe(generator)}")

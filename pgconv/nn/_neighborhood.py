@@ -9,7 +9,8 @@ from torch import Tensor
 
 from pgconv._shapes import describe
 from pgconv.groups import Group
-from pgconv.neighbors import Neighborhood, farthest_points
+from pgconv.groups.base import FixedSequence
+from pgconv.neighbors import Ball, Nearest, Neighborhood, Within, farthest_points
 from pgconv.sampling import Samples
 
 
@@ -21,6 +22,11 @@ def check_neighborhood(value: object) -> Neighborhood | None:
             f"group, mask=, generator=) -> neighbors, or None, received {describe(value)}"
         )
     return value
+
+
+def repeated_draws(neighborhood: Neighborhood) -> torch.Generator | FixedSequence:
+    """What a neighbourhood draws with in evaluation, always the same; a function of the user's expects a generator."""
+    return FixedSequence() if isinstance(neighborhood, (Ball, Nearest, Within)) else torch.Generator().manual_seed(0)
 
 
 def check_downsample(value: object) -> float:
@@ -41,8 +47,10 @@ def farthest_samples(
     count = max(1, math.ceil(share * elements.shape[1] * (1 - 1e-12)))
     options = {"stabilizer_weight": stabilizer_weight, "mask": weights != 0, "generator": generator}
     kept = farthest_points(elements, group, count, **options)
-    return Samples(_take(elements, kept), weights.gather(1, kept))
+    return Samples(_take(elements, kept), _take(weights[..., None], kept)[..., 0])
 
 
 def _take(x: Tensor, index: Tensor) -> Tensor:
-    return x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))
+    """Rows ``[S, K, e]`` of ``x [S|1, N, e]`` with these numbers ``[S, K]``."""
+    sets, width = index.shape[0], x.shape[-1]
+    return x.expand(sets, -1, -1).gather(1, index[..., None].expand(-1, -1, width))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -43,12 +45,10 @@ class GroupBatchNorm2d(nn.BatchNorm3d):
         count = count and self.running_mean is not None
         if samples is None or not use_batch:
             return in_memory_order(lambda x: self._plain(x, use_batch, count), x)
-        weights = sample_weights("GroupBatchNorm2d", samples, x)[:, None, :, None, None]
-        mean, var, total = _weighted_moments(x, weights, (0, 2, 3, 4))
+        mean, var, total = _weighted_moments("GroupBatchNorm2d", x, samples, (0, 2, 3, 4))
         if count:
             self._update_running(mean.detach().flatten(), var.detach().flatten(), total.detach())
-        y = (x - mean) * torch.rsqrt(var + self.eps)
-        return y if self.weight is None else y * _per_channel(self.weight) + _per_channel(self.bias)
+        return _normed(self, x, mean, var)
 
     def _plain(self, x: Tensor, use_batch: bool, count: bool) -> Tensor:
         if count:
@@ -61,8 +61,10 @@ class GroupBatchNorm2d(nn.BatchNorm3d):
         self.num_batches_tracked.add_(1)
         rate = self.momentum if self.momentum is not None else 1.0 / self.num_batches_tracked
         unbiased = var * (count / (count - 1).clamp(min=1))
-        self.running_mean.lerp_(mean.to(self.running_mean.dtype), rate)
-        self.running_var.lerp_(unbiased.to(self.running_var.dtype), rate)
+        for running, batch in ((self.running_mean, mean), (self.running_var, unbiased)):
+            # Of no samples nothing is learnt.
+            batch = torch.where(count == 0, running, batch)
+            running.copy_(torch.lerp(running.to(batch.dtype), batch, rate))
 
 
 class GroupInstanceNorm2d(nn.Module):
@@ -88,11 +90,11 @@ class GroupInstanceNorm2d(nn.Module):
         """Normalise ``x``, weighting statistics by the gates of ``samples``."""
         _check_maps("GroupInstanceNorm2d", x, self.num_features)
         if samples is None:
+            if x.shape[0] == 0:
+                return _scaled(self, x, x.dtype)  # PyTorch's own has no answer with parameters.
             return in_memory_order(lambda x: F.instance_norm(x, weight=self.weight, bias=self.bias, eps=self.eps), x)
-        weights = sample_weights("GroupInstanceNorm2d", samples, x)[:, None, :, None, None]
-        mean, var, _ = _weighted_moments(x, weights, (2, 3, 4))
-        y = (x - mean) * torch.rsqrt(var + self.eps)
-        return y if self.weight is None else y * _per_channel(self.weight) + _per_channel(self.bias)
+        mean, var, _ = _weighted_moments("GroupInstanceNorm2d", x, samples, (2, 3, 4))
+        return _normed(self, x, mean, var)
 
     def extra_repr(self) -> str:
         return f"{self.num_features}, eps={self.eps}, affine={self.weight is not None}"
@@ -118,9 +120,8 @@ class GroupLayerNorm2d(nn.GroupNorm):
         _check_maps("GroupLayerNorm2d", x, self.num_channels)
         if samples is None:
             return in_memory_order(super().forward, x)
-        weights = sample_weights("GroupLayerNorm2d", samples, x)[:, None, :, None, None]
-        mean, var, _ = _weighted_moments(x, weights, (1, 2, 3, 4))
-        return (x - mean) * torch.rsqrt(var + self.eps) * _per_channel(self.weight) + _per_channel(self.bias)
+        mean, var, _ = _weighted_moments("GroupLayerNorm2d", x, samples, (1, 2, 3, 4))
+        return _normed(self, x, mean, var)
 
 
 def _check_sizes(layer: str, num_features: object, eps: object) -> None:
@@ -134,12 +135,28 @@ def _check_maps(layer: str, x: Tensor, channels: int) -> None:
     check_floating(layer, "x", x)
 
 
-def _weighted_moments(x: Tensor, weights: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
-    """Weighted mean and (biased) variance, kept as broadcastable axes, and the total weight."""
+def _weighted_moments(layer: str, x: Tensor, samples: Samples, dims: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    """Weighted mean and (biased) variance, kept as broadcastable axes, and the total weight, in at least float32.
+
+    Of no samples the mean is 0 and the variance 1, which leave what is normalised with them as it is.
+    """
+    weights = sample_weights(layer, samples, x)[:, None, :, None, None]
     count = weights.expand_as(x).sum(dims, keepdim=True)
-    mean = (x * weights).sum(dims, keepdim=True) / count
-    var = ((x - mean).square() * weights).sum(dims, keepdim=True) / count
-    return mean, var, count.flatten()[0] if count.numel() else count
+    nothing = count == 0
+    divisor = count.masked_fill(nothing, torch.inf)
+    mean = (x * weights).sum(dims, keepdim=True) / divisor
+    var = ((x - mean).square() * weights).sum(dims, keepdim=True) / divisor
+    return mean, var.masked_fill(nothing, 1.0), count.flatten()[0] if count.numel() else count
+
+
+def _normed(norm: Any, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
+    return _scaled(norm, (x - mean) * torch.rsqrt(var + norm.eps), x.dtype)
+
+
+def _scaled(norm: Any, y: Tensor, dtype: torch.dtype) -> Tensor:
+    if norm.weight is not None:
+        y = y * _per_channel(norm.weight) + _per_channel(norm.bias)
+    return y.to(dtype)
 
 
 def _per_channel(parameter: Tensor) -> Tensor:

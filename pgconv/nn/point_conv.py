@@ -19,7 +19,7 @@ from pgconv.groups import Group, Orbits
 from pgconv.groups.base import FixedSequence
 from pgconv.neighbors import Neighborhood
 from pgconv.nn._conv import SampledConv, check_input, check_samples
-from pgconv.nn._neighborhood import check_downsample, check_neighborhood, farthest_samples
+from pgconv.nn._neighborhood import check_downsample, check_neighborhood, farthest_samples, repeated_draws
 from pgconv.sampling import Samples
 
 
@@ -46,7 +46,8 @@ class PointLift(nn.Module):
         turns: ``"random"`` or ``"aligned"``
 
     Shapes: ``x [B, P, d]``, ``f [B, P, C]`` -> ``(f [B, P n, C], Samples(elements [B, P n, e], weights [B, P n]))``; element
-    ``p n + k`` belongs to point p. A boolean ``mask [B, P]`` becomes zero weights.
+    ``p n + k`` belongs to point p. A boolean ``mask [B, P]`` becomes zero weights; whatever points hold where it is
+    False, they stand at the identity and have no features.
 
     Raises:
         ValueError: for a group that cannot lift points, a number of samples that has no regular grid, wrong shapes, and points no
@@ -97,14 +98,15 @@ class PointLift(nn.Module):
         check_same_device("PointLift", x=x, f=f, mask=mask)
         weights = x.new_ones(x.shape[:2])
         if mask is not None:
-            weights = check_mask("PointLift", mask, "B P", {"B": x.shape[0], "P": x.shape[1]}).to(x.dtype)
-        elements, n = self._elements(x, generator), self.num_samples
+            check_mask("PointLift", mask, "B P", {"B": x.shape[0], "P": x.shape[1]})
+            weights, f = mask.to(x.dtype), torch.where(mask[..., None], f, torch.zeros_like(f))
+        elements, n = self._elements(x, mask, generator), self.num_samples
         return f.repeat_interleave(n, 1), Samples(elements, weights.repeat_interleave(n, 1))
 
-    def _elements(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
+    def _elements(self, x: Tensor, mask: Tensor | None, generator: torch.Generator | None) -> Tensor:
         plain, n = self._plain, self.num_samples
         like = {"dtype": x.dtype, "device": x.device}
-        g, orbits = plain.lift(x).split([plain.element_dim, plain.orbit_dim], -1)
+        g, orbits = self._lifted(x, mask).split([plain.element_dim, plain.orbit_dim], -1)
         if values_can_be_read(g):
             reason = plain.invalid(g)
             if reason is not None:
@@ -119,13 +121,21 @@ class PointLift(nn.Module):
             elements = torch.cat([elements, orbits[:, :, None].expand(-1, -1, n, -1)], -1)
         return elements.flatten(1, 2)
 
+    def _lifted(self, x: Tensor, mask: Tensor | None) -> Tensor:
+        """An element and its orbit coordinates for every point, ``[B, P, e]``; of points that are hidden those of the identity."""
+        if mask is None:
+            return self._plain.lift(x)
+        # Values come from behind the lifting, whatever it makes of zeros, and gradients stop before it.
+        lifted = self._plain.lift(torch.where(mask[..., None], x, torch.zeros_like(x)))
+        return torch.where(mask[..., None], lifted, self.group.identity(x.dtype, x.device))
+
     def _moves(self, x: Tensor, generator: torch.Generator | None) -> Tensor:
         """A random element for every point, ``[B|1, P, e]``."""
         sets, count = x.shape[0] if self.training else 1, x.shape[1]
         if not self.training:
             generator = FixedSequence() if groups.is_builtin(self._plain) else torch.Generator().manual_seed(0)
         moves = self._plain.sample_isotropy(sets * count, generator=generator, dtype=x.dtype, device=x.device)
-        return moves.reshape(sets, count, -1)
+        return moves.reshape(sets, count, self._plain.element_dim)
 
     def extra_repr(self) -> str:
         return f"group={self.group.name!r}, num_samples={self.num_samples}, turns={self.turns!r}"
@@ -209,7 +219,7 @@ class PointGroupConv(SampledConv):
         else:
             out = self._kept(samples, generator)
         if neighbors is None and self.neighborhood is not None:
-            draws = generator if self.training else torch.Generator().manual_seed(0)
+            draws = generator if self.training else repeated_draws(self.neighborhood)
             there = samples.weights != 0
             neighbors = self.neighborhood(samples.elements, out.elements, self.group, mask=there, generator=draws)
         y = functional.point_conv(

@@ -7,6 +7,7 @@ from functools import reduce
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from pgconv._shapes import check_choice, check_floating, check_positive_int, check_same_device, check_shape, describe
 from pgconv.nn._conv import check_samples
@@ -47,7 +48,7 @@ class GroupMaxPool2d(nn.Module):
                 f"GroupMaxPool2d: x must be at least kernel_size={self.kernel_size} high and wide with its padding, "
                 f"received {describe(x)}"
             )
-        if self.takes_windows:
+        if self.takes_windows and not forward_mode():
             if torch.is_grad_enabled() and x.requires_grad:
                 return _WindowMax.apply(x, self.kernel_size)[0]
             rows = reduce(torch.maximum, _rows(x, self.kernel_size))
@@ -86,6 +87,11 @@ class _WindowMax(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor, _: Tensor):
         return scattered_to_windows(grad, *ctx.saved_tensors, ctx.k, ctx.size), None
+
+
+def forward_mode() -> bool:
+    """Whether derivatives are taken in forward mode: twice in a row PyTorch takes them of its own operators only."""
+    return not torch.compiler.is_compiling() and forward_ad._current_level >= 0
 
 
 def largest_of_windows(x: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -132,7 +138,7 @@ class GlobalGroupPool(nn.Module):
     """Pool over samples and space: what is left is invariant where the layers before were equivariant.
 
     ``"mean"``: ``y[b,c] = sum_u w_u mean_p x[b,c,u,p] / sum_u w_u``; ``"max"``: the maximum over samples of nonzero
-    weight and over space. Weights are the gates in ``samples`` (all one when it is None).
+    weight and over space. Weights are the gates in ``samples`` (all one when it is None); where all are zero, so is y.
 
     Shapes: ``x [B, C, N, H, W]``, ``Samples [S, N]`` -> ``[B, C]``
 
@@ -159,17 +165,20 @@ class GlobalGroupPool(nn.Module):
             return x.mean((2, 3, 4)) if self.mode == "mean" else x.amax((2, 3, 4))
         weights = sample_weights("GlobalGroupPool", samples, x)
         if self.mode == "mean":
-            return (x.mean((3, 4)) * weights[:, None]).sum(2) / weights.sum(-1, keepdim=True)
-        best = x.amax((3, 4))
-        return best.masked_fill((weights == 0)[:, None], -torch.inf).amax(2)
+            total = weights.sum(-1, keepdim=True)
+            divisor = total.masked_fill(total == 0, torch.inf)
+            return ((x.mean((3, 4), dtype=weights.dtype) * weights[:, None]).sum(2) / divisor).to(x.dtype)
+        there = weights != 0
+        best = x.amax((3, 4)).masked_fill(~there[:, None], -torch.inf).amax(2)
+        return best.masked_fill(~there.any(-1, keepdim=True), 0.0)
 
     def extra_repr(self) -> str:
         return f"mode={self.mode!r}"
 
 
 def sample_weights(layer: str, samples: Samples, x: Tensor) -> Tensor:
-    """Weights ``[S, N]`` of the samples under maps ``x [B, C, N, H, W]``, in the dtype of x."""
+    """Weights ``[S, N]`` of the samples under maps ``x [B, C, N, H, W]``, in the dtype of x, but at least in float32."""
     weights = check_samples(layer, "samples", samples).weights
     check_shape(layer, "samples.weights", weights, "S N", {"S": (1, x.shape[0]), "N": x.shape[2]})
     check_same_device(layer, **{"samples.weights": weights, "x": x})
-    return weights.to(x.dtype)
+    return weights.to(torch.promote_types(x.dtype, torch.float32))
