@@ -10,6 +10,8 @@ import torch
 from pgconv.demo import __main__ as command
 from pgconv.demo import data, model, train
 
+SHORT = ["--epochs", "1", "--width", "2", "--rounds", "1"]
+
 
 def test_command_line_writes_table_plots_and_csv(tmp_path, capsys):
     arguments = ["--epochs", "1", "--width", "4", "--samples", "4", "--rounds", "1", "--output", str(tmp_path)]
@@ -50,6 +52,31 @@ def test_help_and_wrong_options():
         command.parser().parse_args(["--epochs", "0"])
     with pytest.raises(ValueError, match="task"):
         data.load("9-180", seed=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--samples", "3", "--group", "E(2)"], ("--samples", "num_samples=3", "group='E(2)'", "even")),
+        (["--samples", "1", "--group", "M(2)"], ("--samples", "num_samples=1", "group='M(2)'")),
+        (["--lr", "nan"], ("--lr", "a finite number > 0", "'nan'")),
+        (["--gate-lr", "-1"], ("--gate-lr", "a finite number > 0", "'-1'")),
+        (["--rotation", "inf"], ("--rotation", "a finite number >= 0", "'inf'")),
+        (["--seed", "-1"], ("--seed", "an integer from 0 to", "'-1'")),
+        (["--seed", "1" + "0" * 30], ("--seed", "an integer from 0 to")),
+        (["--width", "x"], ("--width", "an integer >= 1", "'x'")),
+        (["--batch-size", "1"], ("--batch-size", "an integer >= 2", "'1'")),
+        (["--output", "{file}/below"], ("--output", "a folder", "below")),
+    ],
+    ids=lambda value: value[0].lstrip("-") if isinstance(value, list) else "",
+)
+def test_an_option_that_cannot_be_ends_in_one_line(options, words, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    options = [text.format(file=tmp_path / "file") for text in options]
+    with pytest.raises(SystemExit) as ended:
+        command.main([*SHORT, "--output", str(tmp_path), *options])
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert ended.value.code == 2 and all(word in line for word in words), line
 
 
 def test_no_digit_is_in_both_halves_and_classes_are_exact_images_of_each_other():

@@ -279,3 +279,14 @@ def test_gates_keep_equivariance():
     kept = conv(x[:, :, ::2], Samples(grid[:, ::2], gates[:, ::2]), Samples(grid, gates))[0]
     gated = conv(junk, Samples(grid, gates))[0]
     assert torch.allclose(gated, kept, atol=TOLERANCE * kept.abs().max().item())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_diagnostic_between_quarter_turns_in_low_precision(dtype):
+    """Elements and positions are not of the maps' 16 bits."""
+    torch.manual_seed(0)
+    lift = pgconv.nn.LiftingConv2d(1, 4, kernel_size=5, num_samples=8).eval()
+    x, turn = torch.randn(1, 1, 21, 21), torch.tensor([[0.0, 0.0, torch.pi / 4]])
+    want = pgconv.diagnostics.equivariance_error(lift, x, group="SE(2)", elements=turn)
+    found = pgconv.diagnostics.equivariance_error(lift.to(dtype), x.to(dtype), group="SE(2)", elements=turn)
+    torch.testing.assert_close(found.to(want), want, rtol=0.02, atol=0)

@@ -38,6 +38,7 @@ from pgconv.nn import (
     LiftingConv2d,
     PointGroupConv,
     PointLift,
+    PointwiseGroupConv2d,
 )
 from pgconv.sampling import Samples
 
@@ -390,3 +391,36 @@ def test_spoiled_samples(target, name):
     if hasattr(target.call, "in_channels") and name not in ("none", "more-samples", "weights-short"):
         words = ("out_samples", "out_samples.elements", "out_samples.weights", "u", "v")
         assert_refused(lambda: target.run(out_samples=SPOILED_SAMPLES[name]), *words)
+
+
+UNFIT = {
+    "LiftingConv2d": ("M(2)", "1 and 2", lambda g: LiftingConv2d(1, 4, 3, group=g)),
+    "GroupConv2d": ("M(2)", "1 and 2", lambda g: GroupConv2d(1, 4, 3, group=g, sampling="fixed")),
+    "GroupConv2d-partial": ("M(2)", "1 and 2", lambda g: GroupConv2d(1, 4, 3, group=g, partial=True)),
+    "GroupConv2d-partial-nothing": ("T(2)", "SE(2)", lambda g: GroupConv2d(1, 4, 3, group=g, partial=True)),
+    "GroupConv2d-input": ("M(2)", "1 and 2", lambda g: GroupConv2d(1, 4, 3, group=g, partial="input")),
+    "GroupConv2d-input-nothing": ("T(2)", "SE(2)", lambda g: GroupConv2d(1, 4, 3, group=g, partial="input")),
+    "PointwiseGroupConv2d": ("M(2)", "1 and 2", lambda g: PointwiseGroupConv2d(1, 4, group=g, sampling="jittered")),
+    "LiftingConv2d-CKResNet": ("T(2)", "1 only", lambda g: pgconv.models.CKResNet(1, 2, group=g)),
+    "Augerino": ("M(2)", "1 and 2", lambda g: pgconv.models.Augerino(torch.nn.Flatten(), group=g)),
+    "Augerino-nothing": ("T(2)", "SE(2)", lambda g: pgconv.models.Augerino(torch.nn.Flatten(), group=g)),
+}
+
+
+@pytest.mark.parametrize("case", UNFIT)
+def test_a_default_number_of_samples_that_the_group_does_not_have(case):
+    """The number was not passed, so the message has to say whose it is."""
+    group, way_out, build = UNFIT[case]
+    with pytest.raises(ValueError) as caught:
+        build(group)
+    text = str(caught.value)
+    assert text.startswith(f"{case.partition('-')[0]}: "), text
+    for part in ("num_samples=8", f"group={group!r}", way_out):
+        assert part in text, (part, text)
+    assert ("partial=True" in text) == (case.startswith("GroupConv2d-partial")), text
+
+
+def test_other_errors_of_samplers_name_the_layer_too():
+    for options in ({"sampling": "grid"}, {"sampling": "haar", "compat": "release"}, {"sampling": "identity"}):
+        with pytest.raises(ValueError, match=rf"^LiftingConv2d: sampling={options['sampling']!r}.*(choose|use)"):
+            LiftingConv2d(1, 4, 3, group="SE(2)", **options)

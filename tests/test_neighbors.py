@@ -362,3 +362,42 @@ REFUSED = {
 def test_refused(case):
     call, word = REFUSED[case]
     assert_refused(call, word)
+
+
+SEARCHES = {
+    "nearest": lambda v, u: nearest(v, u, "T(2)", 2),
+    "within": lambda v, u: within(v, u, "T(2)", 1e150),
+    "ball": lambda v, u: ball(v, u, "T(2)", 1e150, 2),
+    "farthest_points": lambda x, _: farthest_points(x, "T(2)", 2),
+}
+
+
+@pytest.mark.parametrize("search", SEARCHES)
+@pytest.mark.parametrize("inputs", [600, 30], ids=["tree", "all-pairs"])
+def test_elements_whose_distances_overflow_are_refused(search, inputs):
+    """Squares of lengths would be infinite, and everything as far as everything else."""
+    v, u = torch.randn(1, inputs, 2, dtype=torch.float64), torch.randn(1, 3, 2, dtype=torch.float64)
+    with pytest.raises(ValueError, match=rf"^{search}: [vx] .*1e\+150.*distances overflow"):
+        SEARCHES[search](v * 1e200, u)
+    if search != "farthest_points":
+        with pytest.raises(ValueError, match=rf"^{search}: u .*distances overflow"):
+            SEARCHES[search](v, u * 1e200)
+
+
+def test_large_elements_have_the_neighbours_of_small_ones():
+    v, u = torch.randn(1, 600, 2, dtype=torch.float64), torch.randn(1, 3, 2, dtype=torch.float64)
+    large = 2.0**490  # a power of two: no rounding differs
+    assert torch.equal(nearest(v * large, u * large, "T(2)", 5), nearest(v, u, "T(2)", 5))
+    v[0, 7] = torch.nan
+    there = torch.arange(600)[None] != 8
+    far = v.clone()
+    far[0, 8] = 1e200
+    found, want = (nearest(x, u, "T(2)", 5, mask=there) for x in (far, v))
+    assert torch.equal(found, want)
+
+
+def test_a_weight_whose_square_overflows():
+    """The turn alone decides; the tree's coordinates would be infinite."""
+    v, u = torch.randn(1, 600, 3, dtype=torch.float64), torch.randn(1, 3, 3, dtype=torch.float64)
+    heavy, moderate = (nearest(v, u, "SE(2)", 5, stabilizer_weight=w) for w in (1e200, 1e9))
+    assert torch.equal(heavy, moderate)

@@ -326,3 +326,76 @@ def test_gates_that_depend_on_the_input_are_part_of_the_result(tmp_path):
     assert plot.ranges([result], tmp_path) == tmp_path / "ranges.png"
     (row,) = study_page._learned(result)
     assert row["layer 3"].startswith("kept 1.00, 0.") and "between images" in row["layer 3"]
+
+
+BAD_SETTINGS = {
+    "lr=abc": "lr must be a finite number > 0",
+    "lr=nan": "lr must be a finite number > 0",
+    "lr=1e999": "lr must be a finite number > 0",
+    "lr=-0.01": "lr must be a finite number > 0",
+    "lr=None": "lr must be a finite number > 0",
+    "range_lr=x": "range_lr must be a finite number >= 0, or None",
+    "omega_lr=-1": "omega_lr must be a finite number >= 0, or None",
+    "clip=-1": "clip must be a finite number > 0, or None",
+    "clip=0": "clip must be a finite number > 0, or None",
+    "weight_penalty=x": "weight_penalty must be a finite number >= 0",
+    "gate_penalty=-1": "gate_penalty must be a finite number >= 0",
+    "monotone=true": "monotone must be a finite number >= 0",
+    "monotone=True": "monotone must be a finite number >= 0",
+    "seed=1.5": "seed must be an integer >= 0",
+    "seed=-1": "seed must be an integer >= 0",
+    "seed=99999999999999999999": "seed must be at most 9223372036854775807",
+    "warmup_epochs=x": "warmup_epochs must be an integer >= 0",
+    "network.foo=3": "network.OPTION must be arguments of CKResNet",
+    "network.pools=3": "network.OPTION must be arguments of CKResNet",
+}
+
+
+def one_line(capsys):
+    """Of the standard error; a traceback has more, and a usage goes before the errors of options."""
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if not line.startswith(("usage:", " "))]
+    return line
+
+
+@pytest.mark.parametrize("setting", BAD_SETTINGS)
+def test_a_setting_that_cannot_be_ends_in_one_line(setting, tmp_path, capsys):
+    assert main([*COMMAND[3:], "epochs=1", "--out", str(tmp_path / "run"), setting]) == 2
+    line = one_line(capsys)
+    assert f"train: {BAD_SETTINGS[setting]}" in line and "received" in line
+    assert setting.partition("=")[2].replace("1e999", "inf") in line or setting.startswith("network.")
+    assert not (tmp_path / "run").exists()
+
+
+def test_settings_that_mean_nothing_at_all_are_allowed():
+    config = configs.get("digits6-180-se2-partial")
+    settings = ["lr=1", "range_lr=0", "omega_lr=None", "clip=None", "monotone=0", "warmup_epochs=0", "seed=0"]
+    assert config.changed(settings).lr == 1
+
+
+def test_a_device_that_is_not_there(monkeypatch, whole, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for command in (["train", *COMMAND[3:]], ["evaluate", str(whole[0])]):
+        assert cli([*command, "--device", "cuda"]) == 2
+        assert "--device must be 'cpu'" in (line := one_line(capsys)) and "received 'cuda'" in line
+
+
+def test_folders_that_cannot_be_written(whole, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    nowhere = str(tmp_path / "file" / "below")
+    for command in (
+        ["train", *COMMAND[3:], "--out", nowhere],
+        ["plot", str(whole[0]), "--out", nowhere],
+        ["study", "digits-toy", "--quiet", "--runs", str(tmp_path / "runs"), "--out", nowhere],
+        ["study", "digits-toy", "--quiet", "--runs", nowhere],
+    ):
+        status, line = cli(command), one_line(capsys)
+        assert status == 2 and f"received {nowhere}" in line and command[-2] in line and "must be a folder" in line
+
+
+@pytest.mark.parametrize("command", [["train", *COMMAND[3:]], ["evaluate", "nowhere"]], ids=["train", "evaluate"])
+@pytest.mark.parametrize("draws", ["-1", "x", "1.5"])
+def test_a_number_of_draws_that_cannot_be(command, draws, capsys):
+    with pytest.raises(SystemExit) as ended_with:
+        cli([*command, "--draws", draws])
+    assert ended_with.value.code == 2
+    assert f"--draws: must be an integer >= 0, received '{draws}'" in one_line(capsys)

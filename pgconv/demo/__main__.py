@@ -11,7 +11,7 @@ import torch
 
 import pgconv
 from pgconv.demo import data, model, report, train
-from pgconv.demo.terminal import extra_is_missing, positive, table, training_bar
+from pgconv.demo.terminal import extra_is_missing, made, positive, real, seed, table, training_bar, whole
 
 
 def parser() -> argparse.ArgumentParser:
@@ -27,17 +27,17 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--group", choices=("SE(2)", "M(2)", "E(2)"), default="SE(2)", help="group of both networks")
     p.add_argument("--epochs", type=positive, default=60)
-    p.add_argument("--seed", type=int, default=0, help="of the split, the initialisation and the training")
+    p.add_argument("--seed", type=seed, default=0, help="of the split, the initialisation and the training")
     p.add_argument("--output", type=Path, default=Path("demo-output"), help="folder for the plots and results.csv")
     p.add_argument("--width", type=positive, default=12, help="channels of every layer")
     p.add_argument("--samples", type=positive, help="group elements per layer (default: 8; 2 for M(2))")
-    p.add_argument("--batch-size", type=positive, default=32)
-    p.add_argument("--lr", type=float, default=1e-2, help="peak learning rate")
-    p.add_argument("--range-lr", type=float, default=1e-2, help="peak learning rate of the learned arcs")
-    p.add_argument("--gate-lr", type=float, default=5e-2, help="peak learning rate of the learned gates (mirror)")
+    p.add_argument("--batch-size", type=whole(2), default=32)
+    p.add_argument("--lr", type=real(), default=1e-2, help="peak learning rate")
+    p.add_argument("--range-lr", type=real(), default=1e-2, help="peak learning rate of the learned arcs")
+    p.add_argument("--gate-lr", type=real(), default=5e-2, help="peak learning rate of the learned gates (mirror)")
     p.add_argument(
         "--rotation",
-        type=float,
+        type=real(zero=True),
         default=45.0,
         help="each training image is first turned at random up to this angle (degrees)",
     )
@@ -48,12 +48,19 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the demo; returns the exit status."""
-    options = parser().parse_args(argv)
+    command = parser()
+    options = command.parse_args(argv)
     if extra_is_missing("pgconv.demo"):
         return 1
     if options.threads:
         torch.set_num_threads(options.threads)
-    samples = options.samples or (2 if options.group == "M(2)" else 8)
+    names = {"G-CNN": False, "Partial G-CNN": True}
+    try:
+        for partial in names.values():
+            _network(options, partial)
+        made("argument --output:", options.output)
+    except ValueError as error:
+        command.error(str(error))
     digits = data.load(options.task, options.seed)
     print(pgconv.show_config())
     print(
@@ -61,11 +68,9 @@ def main(argv: list[str] | None = None) -> int:
         f"{len(digits.test)} held out; each is shown as it is "
         "and transformed.\n"
     )
-    names = {"G-CNN": False, "Partial G-CNN": True}
     nets, seconds = {}, {}
     for name, partial in names.items():
-        torch.manual_seed(options.seed)
-        net = nets[name] = model.DigitNet(options.group, partial, options.width, samples)
+        net = nets[name] = _network(options, partial)
         steps = options.epochs * max(1, len(digits.train) // (options.batch_size // 2))
         begin = time.perf_counter()
         with training_bar(f"{name:<13}", steps) as progress:
@@ -112,7 +117,6 @@ def main(argv: list[str] | None = None) -> int:
     rows += [(name, f"{time_:.1f} ms", f"{time_ / times[0]:.2f}") for name, time_ in zip(ways, times)]
     print("\n" + table(rows))
 
-    options.output.mkdir(parents=True, exist_ok=True)
     report.plot_ranges(nets["Partial G-CNN"], options.output / "learned_subsets.png")
     report.plot_response(degrees, curves, options.task, options.output / "rotation_response.png")
     with open(options.output / "results.csv", "w", newline="") as file:
@@ -121,6 +125,16 @@ def main(argv: list[str] | None = None) -> int:
         writer.writerows([options.task, options.group, options.seed, n, accuracies[n], near[n], far[n]] for n in nets)
     print(f"\nPlots and results.csv are in {options.output}/")
     return 0
+
+
+def _network(options: argparse.Namespace, partial: bool) -> model.DigitNet:
+    """With initial weights of the seed, from which training goes on drawing."""
+    samples = options.samples or (2 if options.group == "M(2)" else 8)
+    torch.manual_seed(options.seed)
+    try:
+        return model.DigitNet(options.group, partial, options.width, samples)
+    except ValueError as error:
+        raise ValueError(f"argument --samples: received {samples}: {error}") from error
 
 
 def _mean(values: list[float]) -> float:

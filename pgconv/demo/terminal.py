@@ -1,20 +1,69 @@
-"""What command lines that train networks share: numbers, progress, plain tables."""
+"""What command lines that train networks share: numbers, folders, progress, plain tables."""
 
 from __future__ import annotations
 
 import argparse
+import math
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
+
+LARGEST_SEED = (1 << 63) - 1
+"""That PyTorch's generators take, and is the same number everywhere."""
 
 
-def positive(text: str) -> int:
-    """An option's value as an integer >= 1."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, received {value}")
-    return value
+def whole(minimum: int, maximum: float = math.inf) -> Callable[[str], int]:
+    """Reads an option's value as an integer in this range."""
+
+    def read(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = None
+        if value is None or not minimum <= value <= maximum:
+            allowed = f">= {minimum}" if maximum == math.inf else f"from {minimum} to {maximum}"
+            raise argparse.ArgumentTypeError(f"must be an integer {allowed}, received {text!r}")
+        return value
+
+    return read
+
+
+positive = whole(1)
+seed = whole(0, LARGEST_SEED)
+
+
+def real(zero: bool = False) -> Callable[[str], float]:
+    """Reads an option's value as a finite number that is positive, or ``zero``."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (0 < value < math.inf or (zero and value == 0)):
+            raise argparse.ArgumentTypeError(f"must be a finite number {'>=' if zero else '>'} 0, received {text!r}")
+        return value
+
+    return read
+
+
+def made(name: str, folder: Path) -> Path:
+    """The folder, made where it is missing.
+
+    Raises:
+        ValueError: where nothing can be written
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        reason = None if os.access(folder, os.W_OK) else "no permission"
+    except OSError as error:
+        reason = error.strerror
+    if reason is not None:
+        raise ValueError(f"{name} must be a folder that can be made and written to, received {folder} ({reason})")
+    return folder
 
 
 def extra_is_missing(what: str) -> bool:

@@ -124,7 +124,7 @@ def _move_image(group: Group, g: Tensor, x: Tensor) -> Tensor:
     exact = _exact_move(matrix, x)
     if exact is not None:
         return exact
-    return move_images(x, g.reshape(1, 1, -1).to(x), group)[:, 0]
+    return move_images(x, g.reshape(1, 1, -1).to(x.device), group)[:, 0]
 
 
 def _exact_move(matrix: Tensor, x: Tensor) -> Tensor | None:

@@ -9,6 +9,7 @@ from pgconv import groups, sampling
 from pgconv._shapes import describe
 from pgconv.functional import move_images
 from pgconv.models._images import Penalties
+from pgconv.nn._conv import sampler_of
 
 
 class Augerino(nn.Module):
@@ -48,7 +49,8 @@ class Augerino(nn.Module):
             raise ValueError(f"Augerino: network must be a torch.nn.Module, received {describe(network)}")
         self.group = groups.get(group)
         self.network = network
-        self.sampler = sampling.get("learned", self.group, num_samples, per_example=samples_per_example)
+        with sampler_of("Augerino", "a learned range", self.group, num_samples):
+            self.sampler = sampling.get("learned", self.group, num_samples, per_example=samples_per_example)
 
     def forward(
         self, x: Tensor, generator: torch.Generator | None = None, with_penalty: bool = False

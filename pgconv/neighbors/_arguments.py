@@ -9,13 +9,15 @@ import torch
 from torch import Tensor
 
 from pgconv import groups
-from pgconv._shapes import check_mask, check_same_device, describe
+from pgconv._shapes import check_mask, check_same_device, describe, values_can_be_read
 from pgconv.functional._kernel import check_elements
 from pgconv.groups import Group
 from pgconv.groups.base import FixedSequence
 
 # An element is this far from itself, at most, by the rounding of v^-1 v.
 TINY = 1e-14
+# Squares of distances between smaller numbers are numbers, in float64.
+HUGE = 1e150
 
 
 class Metric(NamedTuple):
@@ -69,6 +71,8 @@ def check_sets(op: str, v: object, u: object, group: object, stabilizer_weight: 
     outputs = check_elements(op, metric.group, "u", u, dict(axes), "S Nu e")
     check_same_device(op, v=elements, u=outputs, mask=mask)
     there = present(op, mask, elements, "S Nv", axes | {"Nv": elements.shape[1]})
+    check_size(op, "v", elements, there)
+    check_size(op, "u", outputs)
     return Sets(metric, elements.detach().double(), outputs.detach().double(), there)
 
 
@@ -81,6 +85,18 @@ def present(op: str, mask: object, elements: Tensor, pattern: str, axes: dict) -
     """Which elements are there: those that are numbers and not masked."""
     there = elements.isfinite().all(-1)
     return there if mask is None else there & check_mask(op, mask, pattern, axes)
+
+
+def check_size(op: str, name: str, elements: Tensor, there: Tensor | None = None) -> None:
+    """No element that is there is so large that its distances overflow."""
+    if elements.dtype != torch.float64 or not values_can_be_read(elements):
+        return
+    huge = elements.isfinite() & (elements.abs() > HUGE)
+    if (huge if there is None else huge & there[..., None]).any():
+        raise ValueError(
+            f"{op}: {name} must have numbers up to {HUGE:.0e}, beyond which distances overflow, received "
+            f"{elements[elements.isfinite()].abs().max():.3g}; scale the elements down"
+        )
 
 
 def check_number(op: str, name: str, value: object) -> float:

@@ -10,7 +10,7 @@ import numpy
 import torch
 from torch import Tensor
 
-from pgconv.neighbors._arguments import Sets
+from pgconv.neighbors._arguments import HUGE, Sets
 from pgconv.neighbors._embedding import embedding
 
 # Pairs whose distances are held at a time: 2 MB for each number of an element.
@@ -107,7 +107,9 @@ def _tree_blocks(sets: Sets, count: int) -> Iterator[_Tree] | None:
     if kd_tree is None or sets.v.device.type != "cpu" or sets.v.shape[1] < TREE_FROM:
         return None
     points = embedding(sets.metric, sets.v)
-    return None if points is None or points.shape[-1] == 0 else _blocks_of_trees(sets, points, kd_tree, count)
+    if points is None or points.shape[-1] == 0 or sets.metric.stabilizer_weight > HUGE:
+        return None
+    return _blocks_of_trees(sets, points, kd_tree, count)
 
 
 def _blocks_of_trees(sets: Sets, points: Tensor, kd_tree: Any, count: int) -> Iterator[_Tree]:

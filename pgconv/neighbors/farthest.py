@@ -9,7 +9,7 @@ from pgconv._shapes import check_positive_int, check_same_device
 from pgconv.functional._kernel import check_elements
 from pgconv.groups import Group
 from pgconv.groups.base import uniforms
-from pgconv.neighbors._arguments import broadcast_size, check_generator, check_metric, present
+from pgconv.neighbors._arguments import broadcast_size, check_generator, check_metric, check_size, present
 
 
 def farthest_points(
@@ -40,7 +40,7 @@ def farthest_points(
         numbers of the chosen elements ``[S, count]``, in the order of choice, no number twice
 
     Raises:
-        ValueError: for a wrong shape, dtype, device or number, and values that are not group elements
+        ValueError: for a wrong shape, dtype, device or number, and values that are not group elements or whose distances overflow
 
     Time is proportional to ``N count``, memory to ``N + count``. No gradient flows through the choice.
 
@@ -62,6 +62,7 @@ def farthest_points(
     check_same_device(op, x=x, mask=mask)
     n, device = x.shape[1], x.device
     there = present(op, mask, elements, "S N", axes | {"N": n})
+    check_size(op, "x", elements, there)
     for name, value, last in (("count", count, n), ("start", start, n - 1)):
         if value > last:
             raise ValueError(f"{op}: {name} must be at most {last} for the {n} elements of x, received {value}")

@@ -37,7 +37,7 @@ def within(
         CSR ``(rowptr [S Nu + 1], index [nnz])``, one row per example and output (S = 1: shared by all examples)
 
     Raises:
-        ValueError: for a wrong shape, dtype, device or number, and values that are not group elements
+        ValueError: for a wrong shape, dtype, device or number, and values that are not group elements or whose distances overflow
 
     Memory is that of the result and a bounded part. On the CPU, with SciPy (``pip install pgconv[neighbors]``), time is near
     linear for built-in groups without a scale beside a translation; elsewhere all pairs are looked at, some at a time. No

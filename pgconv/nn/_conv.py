@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +13,7 @@ from pgconv._shapes import check_choice, check_floating, check_positive_int, che
 from pgconv.groups import Group
 from pgconv.kernel_nets import KernelNet
 from pgconv.sampling import Samples
+from pgconv.sampling.base import leave_meta
 from pgconv.sampling.gates import GatedSampler
 from pgconv.spec import CHARTS, FORMS, REDUCTIONS
 
@@ -83,6 +85,10 @@ class SampledConv(nn.Module):
         if self.bias is not None:
             self.bias.zero_()
 
+    def _load_from_state_dict(self, *args) -> None:
+        super()._load_from_state_dict(*args)
+        leave_meta(self, self.weight.device)
+
     def _kernel_options(self) -> dict:
         return {"group": self.group, "chart": self.chart, "backend": self.backend}
 
@@ -133,7 +139,20 @@ def make_sampler(conv: SampledConv, name: str | nn.Module, num_samples: int, per
         return name
     check_positive_int(type(conv).__name__, "num_samples", num_samples)
     options = {"per_example": per_example, "dtype": element_dtype(conv)}
-    return sampling.get(name, conv.group, num_samples, compat=conv.compat, **options).to(conv.weight.device)
+    asked = "partial=True" if getattr(conv, "partial", False) else f"sampling={name!r}"
+    with sampler_of(type(conv).__name__, asked, conv.group, num_samples):
+        return sampling.get(name, conv.group, num_samples, compat=conv.compat, **options).to(conv.weight.device)
+
+
+@contextmanager
+def sampler_of(owner: str, asked: str, group: Group, num_samples: int) -> Iterator[None]:
+    """Errors of a sampler name its own arguments; here they get those of the layer, which often are defaults."""
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(
+            f"{owner}: {asked} does not fit group={group.name!r} with num_samples={num_samples} (n): {error}"
+        ) from error
 
 
 def element_dtype(conv: SampledConv) -> torch.dtype:

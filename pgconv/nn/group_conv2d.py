@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from pgconv import functional, groups
 from pgconv._shapes import check_choice
 from pgconv.groups import Group
-from pgconv.nn._conv import ImageConv, SampledConv, check_maps, check_samples, element_dtype, make_sampler
+from pgconv.nn._conv import ImageConv, SampledConv, check_maps, check_samples, element_dtype, make_sampler, sampler_of
 from pgconv.sampling import EncodedGates, Samples
 from pgconv.spec import ConvGeometry
 
@@ -45,7 +45,8 @@ class _GroupConv(ImageConv):
                 f"{type(self).__name__}: partial='input' has no compat mode, got compat={self.compat!r}; use partial=True"
             )
         options = {"per_example": per_example, "dtype": element_dtype(self)}
-        return EncodedGates(self.group, num_samples, self.in_channels, **options).to(self.weight.device)
+        with sampler_of(type(self).__name__, "partial='input'", self.group, num_samples):
+            return EncodedGates(self.group, num_samples, self.in_channels, **options).to(self.weight.device)
 
     def _out_samples(
         self, x: Tensor, samples: Samples, out_samples: Samples | None, generator: torch.Generator | None

@@ -52,6 +52,22 @@ def from_release(angle: Tensor, mirror: Tensor) -> Tensor:
     return -mirror * angle + (1 - mirror) * (0.5 * math.pi)
 
 
+def _is_meta(tensor: Tensor) -> bool:
+    return tensor.device.type == "meta"
+
+
+def leave_meta(module: nn.Module, device: torch.device) -> None:
+    """Give samplers in ``module`` those tables on ``device`` that are on the meta device.
+
+    Tables are not in the state dict, so ``load_state_dict(assign=True)`` replaces parameters and would leave tables behind.
+    """
+    for sampler in module.modules():
+        if isinstance(sampler, Sampler) and device.type != "meta" and _is_meta(sampler._like):
+            for name in sampler._table_values:
+                sampler._buffers[name] = sampler._table(name).to(device)
+            sampler._like = torch.empty_like(sampler._like, device=device)
+
+
 class Sampler(nn.Module):
     """Draws N elements of the stabiliser of ``group``; ``forward(batch_size=1, generator=None) -> Samples``.
 
@@ -63,6 +79,8 @@ class Sampler(nn.Module):
     With ``per_example`` the sets of a training batch are independent, S = batch_size; all else gives S = 1.
     Raises ``ValueError`` for a group that is not a group object, n < 1, a dtype below float32 or an unknown compat.
     """
+
+    _like: Tensor
 
     def __init__(self, group, n: int, per_example: bool = False, compat: str | None = None, dtype=torch.float32):
         super().__init__()
@@ -85,7 +103,7 @@ class Sampler(nn.Module):
             raise ValueError(
                 f"{owner}: compat='release' exists for T(2), M(2), SE(2), E(2) only, got {group.name}; use compat=None"
             )
-        self._table_names: list[str] = []
+        self._table_values: dict[str, Tensor] = {}
         self.register_buffer("_like", torch.empty(0, dtype=dtype), persistent=False)
 
     @property
@@ -97,19 +115,36 @@ class Sampler(nn.Module):
         """Set the share of training that is over, in [0, 1]; only relaxed gates use it."""
 
     def _add_table(self, name: str, make, persistent: bool = False) -> None:
-        """Register the float64 tensor make() as a buffer that keeps float64 when the module is cast."""
+        """Register the float64 tensor make() as a buffer that keeps float64 when the module is cast.
+
+        What the state dict lacks has to outlive a stay on the meta device: a second copy, no buffer, stays on the CPU.
+        """
         with torch.device("cpu"):  # the value must exist even while a model is being built on the meta device
             table = make()
+        self._table_values[name] = table.clone()
         self.register_buffer(name, table.to(torch.get_default_device()), persistent=persistent)
-        self._table_names.append(name)
+
+    def _table(self, name: str) -> Tensor:
+        """The table as it is, or as it began where it has no storage."""
+        table = self.get_buffer(name)
+        return self._table_values[name] if _is_meta(table) else table
 
     def _apply(self, fn, recurse: bool = True):
-        exact = {name: self._buffers[name] for name in self._table_names}
+        before = {name: self.get_buffer(name) for name in self._table_values}
+        values = {name: self._table(name) for name in before}
         super()._apply(fn, recurse)
-        for name, before in exact.items():
-            if self._buffers[name].dtype != torch.float64:
-                self._buffers[name] = before.to(self._buffers[name].device)
+        for name, table in before.items():
+            found = self.get_buffer(name)
+            # Only the device is taken from fn, which may lower the dtype or leave memory unwritten.
+            if found is not table:
+                self._buffers[name] = values[name].to(found.device)
         return self
+
+    def _load_from_state_dict(self, *args) -> None:
+        super()._load_from_state_dict(*args)
+        own = [*self.parameters(recurse=False), *self.buffers(recurse=False)]
+        for device in {t.device for t in own if not _is_meta(t)}:
+            leave_meta(self, device)
 
     def _num_sets(self, batch_size: int) -> int:
         if batch_size < 0:

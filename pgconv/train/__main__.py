@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from pgconv import data
+from pgconv.demo.terminal import whole
 from pgconv.models import learned_ranges
 from pgconv.ops.dispatch import use_backend
 from pgconv.spec import ORDERS
@@ -47,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--deterministic", action="store_true", help="only algorithms that give the same bits every time"
     )
     parser.add_argument(
-        "--draws", type=int, default=10, help="random draws of the group samples in the final test (10)"
+        "--draws", type=whole(0), default=10, help="random draws of the group samples in the final test (10); 0: none"
     )
     parser.add_argument("--tensorboard", action="store_true", help="write TensorBoard's events beside the table")
     parser.add_argument("--quiet", action="store_true", help="no progress bar")

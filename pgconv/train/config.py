@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -10,8 +11,9 @@ from typing import Any
 from torch import nn
 
 from pgconv import data, models
-from pgconv._shapes import check_choice, check_positive_int
+from pgconv._shapes import check_choice, check_positive_int, describe
 from pgconv.data import Task
+from pgconv.demo.terminal import LARGEST_SEED
 
 NETWORKS = {"CKResNet": models.CKResNet, "GCNN13": models.GCNN13}
 SCHEDULES = ("cosine", "constant")
@@ -72,6 +74,21 @@ class Config:
         check_choice("train", "precision", self.precision, PRECISIONS)
         for name in ("epochs", "batch_size", "patience", "augerino_samples"):
             check_positive_int("train", name, getattr(self, name))
+        check_positive_int("train", "warmup_epochs", self.warmup_epochs, minimum=0)
+        if check_positive_int("train", "seed", self.seed, minimum=0) > LARGEST_SEED:
+            raise ValueError(f"train: seed must be at most {LARGEST_SEED}, received {self.seed}")
+        self._check_numbers(("lr",), zero=False)
+        self._check_numbers(("clip",), zero=False, none=True)
+        self._check_numbers(("range_lr", "omega_lr"), none=True)
+        self._check_numbers(("weight_penalty", "gate_penalty", "monotone"))
+
+    def _check_numbers(self, names: Iterable[str], zero: bool = True, none: bool = False) -> None:
+        for name in names:
+            value = getattr(self, name)
+            number = isinstance(value, (int, float)) and not isinstance(value, bool)
+            if not ((number and (0 < value < math.inf or (zero and value == 0))) or (none and value is None)):
+                allowed = f"a finite number {'>=' if zero else '>'} 0{', or None' if none else ''}"
+                raise ValueError(f"train: {name} must be {allowed}, received {describe(value)}")
 
     def changed(self, settings: Iterable[str]) -> Config:
         """With ``key=value`` for fields, ``network.width=8`` and ``task.validation=0`` for options; values as in Python, else text.
@@ -103,7 +120,12 @@ class Config:
 
     def make_network(self, task: Task) -> nn.Module:
         """A network with initial weights of the global random state."""
-        network = NETWORKS[self.network](task.image_shape[0], task.classes, **self.network_options)
+        try:
+            network = NETWORKS[self.network](task.image_shape[0], task.classes, **self.network_options)
+        except TypeError as error:
+            raise ValueError(
+                f"train: network.OPTION must be arguments of {self.network}, received {self.network_options} ({error})"
+            ) from error
         return network if self.augerino is None else models.Augerino(network, self.augerino, self.augerino_samples)
 
 

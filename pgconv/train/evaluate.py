@@ -6,8 +6,10 @@ import argparse
 import sys
 from pathlib import Path
 
+from pgconv.demo.terminal import whole
 from pgconv.train import finished
 from pgconv.train.__main__ import summary
+from pgconv.train.world import check_device
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -16,9 +18,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="of a run")
     parser.add_argument("--root", type=Path, help="folder with the files of published data sets")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--draws", type=int, default=10, help="random draws of the group samples (10)")
+    parser.add_argument("--draws", type=whole(0), default=10, help="random draws of the group samples (10); 0: none")
     chosen = parser.parse_args(arguments)
     try:
+        check_device(chosen.device)
         trainer = finished.load(chosen.folder, chosen.root, chosen.device)
     except (ValueError, FileNotFoundError, ImportError) as error:
         print(error, file=sys.stderr)

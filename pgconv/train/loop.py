@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pgconv.data import Split, Task
+from pgconv.demo.terminal import made
 from pgconv.models import gate_probabilities, learned_ranges, monotone_loss, parameter_groups
 from pgconv.sampling import Sampler, anneal
 from pgconv.train import checkpoint
@@ -79,7 +80,7 @@ class Trainer:
         self.epoch, self.best, self.history = 0, Best(), []
         self.validation = task.validation if len(task.validation) else task.test
         if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
+            made("train: folder (--out)", folder)
             if (folder / checkpoint.LAST).exists():
                 self._resume(checkpoint.load(folder / checkpoint.LAST, world.device))
 

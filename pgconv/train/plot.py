@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from pgconv._curves import ACCENT, GREY, plot_curves, pyplot
+from pgconv.demo.terminal import made
 from pgconv.functional import move_images
 from pgconv.train import finished
 from pgconv.train.loop import Trainer
@@ -32,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     try:
         results = [finished.result(folder) for folder in chosen.folders]
-        chosen.out.mkdir(parents=True, exist_ok=True)
+        made("plot: --out", chosen.out)
         written = [
             ranges(results, chosen.out),
             epochs(chosen.folders, results, chosen.out),

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pgconv._env import with_threads
+from pgconv.demo.terminal import made
 from pgconv.train import configs, finished, studies, study_page
 from pgconv.train.progress import bar
 from pgconv.train.studies import Run, Study
@@ -93,7 +94,11 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("name a study, or --list" if chosen.study is None else "--workers must be at least 1")
     try:
         study = studies.get(chosen.study)
-        jobs = make_jobs(study, chosen.settings, chosen.seeds or study.seeds, chosen.runs or Path("runs") / study.name)
+        runs = chosen.runs or Path("runs") / study.name
+        jobs = make_jobs(study, chosen.settings, chosen.seeds or study.seeds, runs)
+        for option, folder in (("--runs", runs), ("--out", chosen.out)):
+            if folder is not None:
+                made(f"study: {option}", folder)
         todo = [job for job in jobs if not job.over]
     except ValueError as error:
         print(error, file=sys.stderr)

@@ -44,11 +44,18 @@ class World:
         return values
 
 
+def check_device(kind: str) -> None:
+    """Refuses a GPU where there is none."""
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device must be 'cpu' where PyTorch finds no GPU, received 'cuda'")
+
+
 @contextmanager
 def joined(device: str | None = None) -> Iterator[World]:
     """The world that ``torchrun`` describes in the environment, or a single process: gloo on CPUs, NCCL on GPUs."""
     rank, size, local = launched()
     kind = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    check_device(kind)
     own = torch.device(kind, local) if kind == "cuda" else torch.device(kind)
     if own.type == "cuda":
         torch.cuda.set_device(own)
