@@ -197,7 +197,7 @@ MORE = {
     "orbits-none": (lambda: groups.get("SO(2)/0"), "orbit_dim"),
     "orbits-many": (lambda: groups.get("SO(2)/5"), "orbit_dim"),
     "lift-turns": (lambda: PointLift("SE(2)", 4, turns="none"), "turns"),
-    "lift-no-grid": (lambda: PointLift("SE(3)", 5), "n"),
+    "lift-no-grid": (lambda: PointLift("SE(3)", 5), "num_samples"),
     "lift-samples": (lambda: PointLift("SE(2)", 0), "num_samples"),
     "lift-positions-and-features": (lambda: PointLift("SE(2)", 2)(randn(B, NV, 2), randn(B, NV + 1, C)), "f"),
     "lift-dimension": (lambda: PointLift("SE(3)")(randn(B, NV, 2), randn(B, NV, C)), "x"),

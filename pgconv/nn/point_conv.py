@@ -18,7 +18,7 @@ from pgconv._shapes import (
 from pgconv.groups import Group, Orbits
 from pgconv.groups.base import FixedSequence
 from pgconv.neighbors import Neighborhood
-from pgconv.nn._conv import SampledConv, check_input, check_samples
+from pgconv.nn._conv import SampledConv, check_input, check_samples, sampler_of
 from pgconv.nn._neighborhood import check_downsample, check_neighborhood, farthest_samples, repeated_draws
 from pgconv.sampling import Samples
 
@@ -73,7 +73,8 @@ class PointLift(nn.Module):
         self.num_samples = check_positive_int("PointLift", "num_samples", num_samples)
         self._plain = group.base if isinstance(group, Orbits) else group
         try:
-            self._plain.isotropy(self.num_samples)
+            with sampler_of("PointLift", "a grid", group, self.num_samples):
+                self._plain.isotropy(self.num_samples)
         except NotImplementedError as error:
             raise ValueError(
                 f"PointLift: group {group.name} has no lift, which names an element for every point ({error}); choose one of "
