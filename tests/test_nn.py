@@ -479,3 +479,19 @@ def test_max_pooling_keeps_a_byte_for_each_window_and_is_pytorchs(k, size):
     assert pool(bad.requires_grad_())[0, 0, 0, 0, 0].isnan()
     turned = torch.func.vmap(torch.func.grad(lambda one: (pool(one[None])[0] ** 2).sum()))(x.detach())
     torch.testing.assert_close(turned, torch.autograd.grad((pytorchs() ** 2).sum(), x)[0])
+
+
+@pytest.mark.parametrize("norm", [GroupBatchNorm2d, GroupInstanceNorm2d, GroupLayerNorm2d])
+def test_norms_with_gates_keep_one_map_for_their_gradients(norm):
+    x = torch.randn(2, 3, 4, 32, 32, requires_grad=True)
+    samples = pgconv.sampling.get("fixed", pgconv.groups.get("SE(2)"), 4)()
+    kept = {}
+
+    def pack(t):
+        kept[t.untyped_storage().data_ptr()] = t.untyped_storage().nbytes()
+        return t
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        norm(3)(x, samples)
+    kept.pop(x.untyped_storage().data_ptr(), None)
+    assert sum(kept.values()) < 1.1 * x.untyped_storage().nbytes()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -45,10 +45,10 @@ class GroupBatchNorm2d(nn.BatchNorm3d):
         count = count and self.running_mean is not None
         if samples is None or not use_batch:
             return in_memory_order(lambda x: self._plain(x, use_batch, count), x)
-        mean, var, total = _weighted_moments("GroupBatchNorm2d", x, samples, (0, 2, 3, 4))
+        y, moments = _normed("GroupBatchNorm2d", self, x, samples, (0, 2, 3, 4))
         if count:
-            self._update_running(mean.detach().flatten(), var.detach().flatten(), total.detach())
-        return _normed(self, x, mean, var)
+            self._update_running(*(moment.detach().flatten() for moment in moments))
+        return y
 
     def _plain(self, x: Tensor, use_batch: bool, count: bool) -> Tensor:
         if count:
@@ -91,10 +91,9 @@ class GroupInstanceNorm2d(nn.Module):
         _check_maps("GroupInstanceNorm2d", x, self.num_features)
         if samples is None:
             if x.shape[0] == 0:
-                return _scaled(self, x, x.dtype)  # PyTorch's own has no answer with parameters.
+                return _scaled(self, x, 1.0, x.dtype)  # PyTorch's own has no answer with parameters.
             return in_memory_order(lambda x: F.instance_norm(x, weight=self.weight, bias=self.bias, eps=self.eps), x)
-        mean, var, _ = _weighted_moments("GroupInstanceNorm2d", x, samples, (2, 3, 4))
-        return _normed(self, x, mean, var)
+        return _normed("GroupInstanceNorm2d", self, x, samples, (2, 3, 4))[0]
 
     def extra_repr(self) -> str:
         return f"{self.num_features}, eps={self.eps}, affine={self.weight is not None}"
@@ -120,8 +119,7 @@ class GroupLayerNorm2d(nn.GroupNorm):
         _check_maps("GroupLayerNorm2d", x, self.num_channels)
         if samples is None:
             return in_memory_order(super().forward, x)
-        mean, var, _ = _weighted_moments("GroupLayerNorm2d", x, samples, (1, 2, 3, 4))
-        return _normed(self, x, mean, var)
+        return _normed("GroupLayerNorm2d", self, x, samples, (1, 2, 3, 4))[0]
 
 
 def _check_sizes(layer: str, num_features: object, eps: object) -> None:
@@ -135,28 +133,38 @@ def _check_maps(layer: str, x: Tensor, channels: int) -> None:
     check_floating(layer, "x", x)
 
 
-def _weighted_moments(layer: str, x: Tensor, samples: Samples, dims: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
-    """Weighted mean and (biased) variance, kept as broadcastable axes, and the total weight, in at least float32.
+class Moments(NamedTuple):
+    """Weighted mean and (biased) variance, and the total weight, kept as broadcastable axes."""
 
-    Of no samples the mean is 0 and the variance 1, which leave what is normalised with them as it is.
+    mean: Tensor
+    var: Tensor
+    count: Tensor
+
+
+def _normed(layer: str, norm: Any, x: Tensor, samples: Samples, dims: tuple[int, ...]) -> tuple[Tensor, Moments]:
+    """``x`` with weighted mean 0 and variance 1 over these axes, scaled; and what they were, in at least float32.
+
+    Of no samples the mean is 0 and the variance 1. Sums over pixels come before the weights: for the gradients one map is kept.
     """
     weights = sample_weights(layer, samples, x)[:, None, :, None, None]
-    count = weights.expand_as(x).sum(dims, keepdim=True)
+
+    def weighted(maps: Tensor) -> Tensor:
+        return (maps.sum((3, 4), keepdim=True, dtype=weights.dtype) * weights).sum(dims, keepdim=True)
+
+    count = (weights * (x.shape[3] * x.shape[4])).expand(*x.shape[:3], 1, 1).sum(dims, keepdim=True)
     nothing = count == 0
     divisor = count.masked_fill(nothing, torch.inf)
-    mean = (x * weights).sum(dims, keepdim=True) / divisor
-    var = ((x - mean).square() * weights).sum(dims, keepdim=True) / divisor
-    return mean, var.masked_fill(nothing, 1.0), count.flatten()[0] if count.numel() else count
+    mean = weighted(x) / divisor
+    centred = x - mean
+    var = (weighted(centred * centred) / divisor).masked_fill(nothing, 1.0)
+    y = _scaled(norm, centred, torch.rsqrt(var + norm.eps), x.dtype)
+    return y, Moments(mean, var, count)
 
 
-def _normed(norm: Any, x: Tensor, mean: Tensor, var: Tensor) -> Tensor:
-    return _scaled(norm, (x - mean) * torch.rsqrt(var + norm.eps), x.dtype)
-
-
-def _scaled(norm: Any, y: Tensor, dtype: torch.dtype) -> Tensor:
-    if norm.weight is not None:
-        y = y * _per_channel(norm.weight) + _per_channel(norm.bias)
-    return y.to(dtype)
+def _scaled(norm: Any, centred: Tensor, scale: Tensor | float, dtype: torch.dtype) -> Tensor:
+    if norm.weight is None:
+        return (centred * scale).to(dtype)
+    return (centred * (scale * _per_channel(norm.weight)) + _per_channel(norm.bias)).to(dtype)
 
 
 def _per_channel(parameter: Tensor) -> Tensor:
