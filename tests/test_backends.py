@@ -1,7 +1,10 @@
 """Every backend against the reference in float64: values and all gradients, for every operator call the tables cause."""
 
+import asyncio
 import sys
+import threading
 import types
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -303,6 +306,135 @@ def test_use_backend_ends_with_its_block_even_after_an_error(toy, calls):
         raise KeyError
     calls.dense()
     assert toy.ran == ["point_conv"]
+
+
+def in_a_thread(function):
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(function).result()
+
+
+def asked(op="group_conv2d"):
+    return dispatch.request(op)
+
+
+def test_threads_choose_for_themselves():
+    """Blocks that overlap, and end in the order they began in."""
+    began, ended = threading.Barrier(2, timeout=60), threading.Barrier(2, timeout=60)
+
+    def first():
+        with pgconv.use_backend("reference"):
+            began.wait()
+            found = [asked()]
+        ended.wait()
+        return [*found, asked()]
+
+    def second():
+        found = [asked()]
+        with pgconv.use_backend(None, "materialize"):
+            began.wait()
+            ended.wait()
+            found.append(asked())
+        return [*found, asked()]
+
+    with ThreadPoolExecutor(2) as pool:
+        of_first, of_second = pool.submit(first), pool.submit(second)
+        assert of_first.result() == ["reference:auto", "auto:auto"]
+        assert of_second.result() == ["auto:auto", "auto:materialize", "auto:auto"]
+    with pgconv.use_backend("reference"):
+        assert in_a_thread(asked) == "auto:auto"
+
+
+def test_tasks_choose_for_themselves(fresh_compiler):
+    async def first(began, ended):
+        with pgconv.use_backend("reference"):
+            began.set()
+            await asyncio.sleep(0)
+            found = asked()
+        ended.set()
+        return found
+
+    async def second(began, ended):
+        await began.wait()
+        found = [asked()]
+        with pgconv.use_backend(None, "materialize"):
+            await ended.wait()
+            return [*found, asked()]
+
+    async def both():
+        events = asyncio.Event(), asyncio.Event()
+        return await asyncio.gather(first(*events), second(*events))
+
+    assert asyncio.run(both()) == ["reference:auto", ["auto:auto", "auto:materialize"]]
+    assert asked() == torch.compile(asked, fullgraph=True, backend="eager")() == "auto:auto"
+
+
+def test_code_is_compiled_once_for_each_choice_of_its_thread(calls, fresh_compiler):
+    plans = []
+
+    def backend(graph, _):
+        plans.extend(node.args[-1] for node in graph.graph.nodes if "group_conv2d" in str(node.target))
+        return graph
+
+    compiled = torch.compile(lambda: calls.image(), fullgraph=True, backend=backend)
+    compiled()
+    with pgconv.use_backend("reference"):
+        compiled()
+        in_a_thread(compiled)
+    with pgconv.use_backend(None, "mix"):
+        compiled()
+    compiled()
+    assert plans == ["auto:auto", "reference:auto", "auto:mix"]
+
+
+def test_a_choice_in_compiled_code(calls, fresh_compiler):
+    def both():
+        with pgconv.use_backend(None, "mix"):
+            inside = asked()
+        return inside, asked()
+
+    compiled = torch.compile(both, fullgraph=True, backend="eager")
+    assert compiled() == both() == ("auto:mix", "auto:auto")
+    with pgconv.use_backend("reference"):
+        assert compiled() == both() == ("auto:mix", "reference:auto")
+
+
+class Nested(torch.autograd.Function):
+    """Whose gradient is that of another one inside: autograd takes what is nested deeply to threads of its own."""
+
+    @staticmethod
+    def forward(ctx, x, depth, visit):
+        ctx.depth, ctx.visit = depth, visit
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, grad):
+        if ctx.depth == 0:
+            ctx.visit()
+            return grad, None, None
+        with torch.enable_grad():
+            x = torch.ones(1, requires_grad=True)
+            Nested.apply(x, ctx.depth - 1, ctx.visit).sum().backward()
+        return x.grad, None, None
+
+
+def test_threads_of_a_backward_pass_have_the_choice_of_its_caller():
+    """They make again what was not kept."""
+    found = []
+    x = torch.ones(1, requires_grad=True)
+    out = Nested.apply(x, 70, lambda: found.append((threading.get_ident(), asked())))
+    with pgconv.use_backend("reference", "mix"):
+        out.sum().backward()
+    ((thread, plan),) = found
+    assert thread != threading.get_ident() and plan == "reference:mix"
+
+
+def test_calls_of_other_threads_are_not_recorded(calls):
+    taken = []
+    with dispatch.recording(lambda *call: taken.append(call)):
+        in_a_thread(calls.dense)
+        assert not taken
+        calls.dense()
+    assert len(taken) == 1
 
 
 @pytest.mark.parametrize("how", ["argument", "context", "environment"])

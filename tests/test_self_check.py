@@ -62,6 +62,82 @@ def test_errors_beyond_the_bounds_are_found(what, name):
     assert "OUT OF BOUNDS" in str(report)
 
 
+class Classifier(nn.Module):
+    """The layers of the first example in README."""
+
+    def __init__(self):
+        super().__init__()
+        options = {"kernel_size": 5, "group": "SE(2)", "num_samples": 4}
+        self.lift = pgconv.nn.LiftingConv2d(3, 8, **options)
+        self.conv = pgconv.nn.GroupConv2d(8, 12, **options, partial=True)
+        self.norm, self.pool = pgconv.nn.GroupBatchNorm2d(8), pgconv.nn.GlobalGroupPool("mean")
+
+    def forward(self, x):
+        y, samples = self.lift(x)
+        return self.pool(*self.conv(torch.relu(self.norm(y, samples)), samples))
+
+
+SMALL = {"num_samples": 4, "width": 4, "kernel_size": 3}
+NETWORKS = {
+    "CKResNet": (lambda: pgconv.models.CKResNet(1, 10, **SMALL), [(4, 1, 16, 16)]),
+    "CKResNet-partial": (lambda: pgconv.models.CKResNet(1, 10, partial=True, **SMALL), [(4, 1, 16, 16)]),
+    "CKResNet-layer": (lambda: pgconv.models.CKResNet(1, 10, norm="layer", **SMALL), [(4, 1, 16, 16)]),
+    "GCNN13": (lambda: pgconv.models.GCNN13(1, 10, num_samples=2), [(2, 1, 16, 16)]),
+    "LieResNet": (
+        lambda: pgconv.models.LieResNet(3, 10, num_samples=2, width=16, blocks=2),
+        [(3, 20, 2), (3, 20, 3)],
+    ),
+    "README": (Classifier, [(2, 3, 16, 16)]),
+}
+
+
+def network(name):
+    torch.manual_seed(0)
+    make, shapes = NETWORKS[name]
+    return make().train(), [torch.randn(shape) for shape in shapes]
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_networks_with_norms_pass(name):
+    """Before a norm gradients of biases are zero but for rounding."""
+    module, inputs = network(name)
+    report = pgconv.self_check(module, *inputs)
+    assert report.ok, str(report)
+
+
+class OffGradient(nn.Module):
+    """A network whose gradient by one parameter is off by a number in float32."""
+
+    def __init__(self, network, name, error):
+        super().__init__()
+        self.network, self.name, self.error = network, name, error
+
+    def forward(self, *inputs):
+        y, p = self.network(*inputs), self.network.get_parameter(self.name)
+        off = self.error / torch.randn(y.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).sum()
+        return y + off.float() * (p - p.detach()).sum() if p.dtype == torch.float32 else y
+
+
+@pytest.mark.parametrize("parameter", ["lift.bias", "norm.bias", "conv.bias", "lift.weight", "conv.net.biases.0"])
+def test_a_wrong_gradient_of_one_parameter_is_found_in_a_network_with_norms(parameter):
+    module, inputs = network("README")
+    outputs = module(*inputs)
+    weights = torch.randn(outputs.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(1)).float()
+    largest = {
+        name: g.abs().max().item()
+        for (name, _), g in zip(
+            module.named_parameters(), torch.autograd.grad((outputs * weights).sum(), list(module.parameters()))
+        )
+    }
+    # Where the gradient itself is zero, by what another one of its layer would be allowed.
+    size = largest["lift.weight" if parameter == "lift.bias" else parameter]
+    bound = VALUE_TOLERANCE[torch.float32] * GRADIENT_FACTOR
+    assert pgconv.self_check(OffGradient(module, parameter, 0.0), *inputs).ok
+    report = pgconv.self_check(OffGradient(module, parameter, 1.5 * bound * size), *inputs)
+    name = f"grad network.{parameter}"
+    assert [key for key in report.errors if report.errors[key] > report.bounds[key]] == [name], str(report)
+
+
 def test_a_wrong_value_is_found_where_all_else_cancels():
     class Wrong(Off):
         def forward(self, *inputs):

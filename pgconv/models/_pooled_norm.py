@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from pgconv.nn import GroupBatchNorm2d, GroupMaxPool2d
-from pgconv.nn.pooling import forward_mode, largest_of_windows, scattered_to_windows
+from pgconv.nn.pooling import largest_of_windows, scattered_to_windows
+from pgconv.ops.transforms import in_forward_mode
 
 PART = 2 << 20
 """Bytes of the channels that are taken at a time."""
@@ -28,7 +29,7 @@ def suits(norm: nn.Module, x: Tensor, samples: Any, pool: Any) -> bool:
         and (norm.training or norm.running_mean is None)
         and x.is_contiguous()
         and x.numel() > 0
-        and not forward_mode()
+        and not in_forward_mode()
     )
 
 

@@ -7,10 +7,10 @@ from functools import reduce
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 
 from pgconv._shapes import check_choice, check_floating, check_positive_int, check_same_device, check_shape, describe
 from pgconv.nn._conv import check_samples
+from pgconv.ops.transforms import in_forward_mode
 from pgconv.sampling import Samples
 
 _MAX_SIDE = 15
@@ -48,7 +48,7 @@ class GroupMaxPool2d(nn.Module):
                 f"GroupMaxPool2d: x must be at least kernel_size={self.kernel_size} high and wide with its padding, "
                 f"received {describe(x)}"
             )
-        if self.takes_windows and not forward_mode():
+        if self.takes_windows and not in_forward_mode():
             if torch.is_grad_enabled() and x.requires_grad:
                 return _WindowMax.apply(x, self.kernel_size)[0]
             rows = reduce(torch.maximum, _rows(x, self.kernel_size))
@@ -87,11 +87,6 @@ class _WindowMax(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor, _: Tensor):
         return scattered_to_windows(grad, *ctx.saved_tensors, ctx.k, ctx.size), None
-
-
-def forward_mode() -> bool:
-    """Whether derivatives are taken in forward mode: twice in a row PyTorch takes them of its own operators only."""
-    return not torch.compiler.is_compiling() and forward_ad._current_level >= 0
 
 
 def largest_of_windows(x: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -32,12 +32,14 @@ def define_op(family: Family) -> Callable[..., torch.Tensor]:
     forward, direct, count = family.forward_op, _direct.Direct(family), len(family.tensors)
 
     def call(*args: Any) -> torch.Tensor:
-        # A compiler traces operators alone.
+        # A compiler traces operators alone, which have no derivative in forward mode.
         if not torch.compiler.is_compiling():
             if _direct.is_equivalent(args[:count]):
                 return direct.run(*args)
             if transforms.are_active():
                 return transforms.run(family, *family.autocast(args))
+        elif transforms.in_forward_mode():
+            return transforms.plain(family, *family.autocast(args))
         return forward(*args)
 
     return call
@@ -92,7 +94,16 @@ def _pack(tensors: Sequence[torch.Tensor]) -> Any:
 
 
 def _implement(name: str, forward: Callable[..., Any], fake: Callable[..., Any]) -> None:
-    LIB.impl(name, forward, "CompositeExplicitAutograd")
+    def kernel(*args: Any) -> Any:
+        # Below autograd tangents would be lost without a word.
+        if transforms.have_tangents(x for x in args if isinstance(x, torch.Tensor)):
+            raise NotImplementedError(
+                f"torch.ops.pgconv.{name} has no derivative of dual numbers (torch.autograd.forward_ad); call the function "
+                f"pgconv.ops.{name.removesuffix('_backward')}, or use torch.func.jvp"
+            )
+        return forward(*args)
+
+    LIB.impl(name, kernel, "CompositeExplicitAutograd")
     torch.library.register_fake(f"pgconv::{name}", fake, lib=LIB)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -18,7 +19,7 @@ import torch
 from pgconv._autocast import dtype_of
 from pgconv._layout import laid_out_as
 from pgconv.backends.reference.vjp import independent
-from pgconv.ops import dispatch
+from pgconv.ops import dispatch, transforms
 from pgconv.ops.transforms import Axes
 from pgconv.spec import Facts, Plan
 
@@ -135,6 +136,8 @@ class Family:
             needed: of which a gradient is needed
         """
         needs = list(needed[: self.differentiable])
+        if transforms.have_tangents((grad, *saved)):
+            backward = partial(transforms.plain_gradients, self)
         grads = backward(grad, *saved, *statics, needs)
         grads = (grads,) if isinstance(grads, torch.Tensor) else grads
         kept = [g if need else None for g, need in zip(grads, needs)]

@@ -1,18 +1,26 @@
-"""Operators under ``torch.func`` (``grad``, ``vjp``, ``jvp``, ``vmap``, ...), which does not take registered derivatives.
+"""Operators under ``torch.func`` (``grad``, ``vjp``, ``jvp``, ``vmap``, ...) and of dual numbers, which do not take registered
+derivatives.
 
 The same operators run below; derivatives of derivatives, and forward mode, are those of the plain PyTorch form. ``vmap`` is one
 call over a larger batch wherever the vectorised axis can be one more of examples; where it cannot (heads or net parameters that
 differ, gradients of heads that are to stay apart), it is one call after the other.
+
+Of dual numbers outside ``torch.func`` (``torch.autograd.forward_ad``) it is the plain PyTorch form that runs: rules of derivatives
+would have to take those of their own form in forward mode, and PyTorch nests no level of it in another.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch._functorch import eager_transforms
+from torch.autograd import forward_ad
+
+from pgconv._autocast import without_autocast
 
 EXAMPLES = "examples"
 """An axis 0 that has the size of the batch."""
@@ -33,6 +41,7 @@ class Operation(Protocol):
     composite: Callable[..., Tensor]
     split: Callable[[Sequence[Any]], tuple[_Operands, tuple[Any, ...]]]
     gradients: Callable[..., tuple[Tensor | None, ...]]
+    laid_out: Callable[[Tensor, Tensor], Tensor]
 
     @property
     def forward_op(self) -> Callable[..., Tensor]: ...
@@ -42,13 +51,55 @@ class Operation(Protocol):
 
 
 def are_active() -> bool:
-    """Whether a call is part of a function that is transformed. Compiled code does without: the compiler traces operators alone."""
-    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+    """Whether a call is part of a function that is transformed, or may be one of dual numbers. Compiled code does without: the
+    compiler traces operators alone."""
+    return not torch.compiler.is_compiling() and (torch._C._are_functorch_transforms_active() or in_forward_mode())
+
+
+def in_forward_mode() -> bool:
+    """Whether tensors may be dual numbers, those of ``torch.func.jvp`` among them."""
+    return forward_ad._current_level >= 0
+
+
+# A compiler enters the levels of what it traces, and guards them by itself; what it reads meanwhile does not outlive the trace.
+in_forward_mode._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def have_tangents(tensors: Iterable[Tensor | None]) -> bool:
+    """Whether one is a dual number, other than those of ``torch.func``."""
+    return _among_dual_numbers() and any(
+        x is not None and forward_ad.unpack_dual(x).tangent is not None for x in tensors
+    )
+
+
+def _among_dual_numbers() -> bool:
+    return not torch.compiler.is_compiling() and in_forward_mode() and eager_transforms.JVP_NESTING == 0
 
 
 def run(op: Operation, *args: Any) -> Tensor:
     """The forward operator with its derivatives and batching rule."""
-    return _Forward.apply(op, *args)
+    if not _among_dual_numbers():
+        return _Forward.apply(op, *args)
+    # Transforms wrap tensors: tangents of what is inside are not to be seen.
+    if not torch._C._are_functorch_transforms_active() and not have_tangents(op.split(args)[0]):
+        return op.forward_op(*args)
+    return plain(op, *args)
+
+
+def plain(op: Operation, *args: Any) -> Tensor:
+    """What the forward operator returns, in plain PyTorch, also of dual numbers."""
+    tensors, statics = op.split(args)
+    function, primals = _plain(op, tensors, statics)
+    return op.laid_out(tensors[0], function(*primals))
+
+
+def plain_gradients(op: Operation, grad: Tensor, *call: Any) -> tuple[Tensor, ...]:
+    """The same of the backward operator."""
+    *args, needs = call
+    tensors, statics = op.split(args)
+    function, primals = _plain_gradients(op, needs, (grad, *tensors), statics)
+    found = iter(function(*primals))
+    return tuple(next(found) if need else grad.new_empty(0) for need in needs)
 
 
 class _Forward(torch.autograd.Function):
@@ -219,7 +270,8 @@ def _plain(op: Operation, tensors: _Operands, statics: Sequence[Any]) -> tuple[C
     count, decoded = op.differentiable, op.decode(*statics[:-1])
 
     def function(*differentiable: Tensor | None) -> Tensor:
-        return op.composite(*differentiable, *tensors[count:], *decoded)
+        with without_autocast(tensors[0].device):
+            return op.composite(*differentiable, *tensors[count:], *decoded)
 
     return function, tensors[:count]
 

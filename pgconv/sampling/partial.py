@@ -41,6 +41,19 @@ class _ClampUnit(torch.autograd.Function):
         return torch.where(outward, torch.zeros_like(grad), grad)
 
 
+class _ClampUnitInBothModes(_ClampUnit):
+    """The same with a derivative in forward mode. Compilers take no function that has one."""
+
+    @staticmethod
+    def jvp(ctx, tangent: Tensor) -> Tensor:
+        # Which way leads out, a gradient says and no tangent: all pass, as gradients that lead back do.
+        return tangent.clone()
+
+
+def _clamped(theta: Tensor) -> Tensor:
+    return (_ClampUnit if torch.compiler.is_compiling() else _ClampUnitInBothModes).apply(theta)
+
+
 def interval_angles(theta: Tensor, eps: Tensor, count: int) -> Tensor:
     """``a_i = theta (-pi + 2 pi (i + eps) / count)``: theta [1], eps [S, 1] -> [S, count].
 
@@ -73,7 +86,7 @@ class _WithTheta:
 
     def _used_theta(self) -> Tensor:
         theta = self.theta.to(torch.float64)
-        return theta if self.compat == "release" else _ClampUnit.apply(theta)
+        return theta if self.compat == "release" else _clamped(theta)
 
     def _eps(self, sets: int, generator: torch.Generator | None) -> Tensor:
         if self.training:
