@@ -5,6 +5,7 @@ import io
 
 import pytest
 import torch
+import torch._dynamo.testing
 from contract import LAYERS, draw, layer_inputs
 from torch.utils.checkpoint import checkpoint
 

@@ -160,3 +160,25 @@ def test_a_materialised_layer_compiles():
     x = torch.randn(2, 1, 9, 9, dtype=torch.float64)
     y, _ = torch.compile(module.eval(), fullgraph=True, backend="aot_eager")(x)
     torch.testing.assert_close(y, source.eval()(x)[0])
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: pgconv.nn.GroupConv2d(2, 4, 3, "E(2)", num_samples=4, partial=True, kernel_net="mlp"),
+        lambda: pgconv.nn.PointGroupConv(2, 4, "SE(3)"),
+        lambda: pgconv.nn.GroupInstanceNorm2d(4, affine=True),
+        lambda: pgconv.models.CKResNet(1, 3, group="SE(2)", num_samples=4, width=4, kernel_size=3, partial=True),
+    ],
+)
+def test_every_parameter_can_be_made_anew(build):
+    """As FSDP does without weights to load: every module fills its own, layers before their parts."""
+    module = _on_meta(build).to_empty(device="cpu")
+    for inner in module.modules():
+        if hasattr(inner, "reset_parameters"):
+            inner.reset_parameters()
+    assert all(p.isfinite().all() for p in module.parameters())
+    fresh = dict(build().named_parameters())
+    for name, p in module.named_parameters():
+        if name.rpartition(".")[2] in ("theta", "alpha", "alpha_mirror"):
+            assert torch.equal(p, fresh[name])

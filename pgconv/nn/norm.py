@@ -86,6 +86,12 @@ class GroupInstanceNorm2d(nn.Module):
         self.weight = nn.Parameter(torch.ones(num_features)) if affine else None
         self.bias = nn.Parameter(torch.zeros(num_features)) if affine else None
 
+    def reset_parameters(self) -> None:
+        """Scales of 1 and shifts of 0."""
+        if self.weight is not None:
+            nn.init.ones_(self.weight)
+            nn.init.zeros_(self.bias)
+
     def forward(self, x: Tensor, samples: Samples | None = None) -> Tensor:
         """Normalise ``x``, weighting statistics by the gates of ``samples``."""
         _check_maps("GroupInstanceNorm2d", x, self.num_features)

@@ -106,6 +106,12 @@ class Sampler(nn.Module):
         self._table_values: dict[str, Tensor] = {}
         self.register_buffer("_like", torch.empty(0, dtype=dtype), persistent=False)
 
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """Learned ranges and gates as they begin: the whole group."""
+        for parameter in self.parameters(recurse=False):
+            parameter.fill_(1.0)
+
     @property
     def dtype(self) -> torch.dtype:
         """dtype of the elements."""
