@@ -1,10 +1,8 @@
 """Every backend against the reference in float64: values and all gradients, for every operator call the tables cause."""
 
-import asyncio
 import sys
 import threading
 import types
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -308,67 +306,41 @@ def test_use_backend_ends_with_its_block_even_after_an_error(toy, calls):
     assert toy.ran == ["point_conv"]
 
 
-def in_a_thread(function):
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(function).result()
-
-
 def asked(op="group_conv2d"):
     return dispatch.request(op)
 
 
-def test_threads_choose_for_themselves():
-    """Blocks that overlap, and end in the order they began in."""
-    began, ended = threading.Barrier(2, timeout=60), threading.Barrier(2, timeout=60)
+def test_blocks_may_end_in_any_order():
+    first, second, third = (pgconv.use_backend(*choice) for choice in (("reference",), (None, "mix"), ("reference",)))
+    found = []
+    for step in (first.__enter__, second.__enter__, third.__enter__):
+        step()
+        found.append(asked())
+    for block in (second, first, third):
+        block.__exit__(None, None, None)
+        found.append(asked())
+    assert found == ["reference:auto", "auto:mix", *["reference:auto"] * 3, "auto:auto"]
 
-    def first():
+
+@pytest.mark.parametrize("breaks", [True, False])
+def test_a_named_backend_in_compiled_code(calls, fresh_compiler, breaks):
+    plans = []
+
+    def function():
         with pgconv.use_backend("reference"):
-            began.wait()
-            found = [asked()]
-        ended.wait()
-        return [*found, asked()]
+            y = calls.image()
+            if breaks:
+                torch._dynamo.graph_break()
+            return y + calls.image()
 
-    def second():
-        found = [asked()]
-        with pgconv.use_backend(None, "materialize"):
-            began.wait()
-            ended.wait()
-            found.append(asked())
-        return [*found, asked()]
-
-    with ThreadPoolExecutor(2) as pool:
-        of_first, of_second = pool.submit(first), pool.submit(second)
-        assert of_first.result() == ["reference:auto", "auto:auto"]
-        assert of_second.result() == ["auto:auto", "auto:materialize", "auto:auto"]
-    with pgconv.use_backend("reference"):
-        assert in_a_thread(asked) == "auto:auto"
+    compiled = torch.compile(function, backend="eager")
+    with dispatch.recording(lambda facts, asked, plan: plans.append(str(asked))):
+        compiled()
+        compiled()
+    assert len(plans) >= 4 and set(plans) == {"reference:auto"} and asked() == "auto:auto"
 
 
-def test_tasks_choose_for_themselves(fresh_compiler):
-    async def first(began, ended):
-        with pgconv.use_backend("reference"):
-            began.set()
-            await asyncio.sleep(0)
-            found = asked()
-        ended.set()
-        return found
-
-    async def second(began, ended):
-        await began.wait()
-        found = [asked()]
-        with pgconv.use_backend(None, "materialize"):
-            await ended.wait()
-            return [*found, asked()]
-
-    async def both():
-        events = asyncio.Event(), asyncio.Event()
-        return await asyncio.gather(first(*events), second(*events))
-
-    assert asyncio.run(both()) == ["reference:auto", ["auto:auto", "auto:materialize"]]
-    assert asked() == torch.compile(asked, fullgraph=True, backend="eager")() == "auto:auto"
-
-
-def test_code_is_compiled_once_for_each_choice_of_its_thread(calls, fresh_compiler):
+def test_code_is_compiled_once_for_each_choice(calls, fresh_compiler):
     plans = []
 
     def backend(graph, _):
@@ -379,7 +351,6 @@ def test_code_is_compiled_once_for_each_choice_of_its_thread(calls, fresh_compil
     compiled()
     with pgconv.use_backend("reference"):
         compiled()
-        in_a_thread(compiled)
     with pgconv.use_backend(None, "mix"):
         compiled()
     compiled()
@@ -426,15 +397,6 @@ def test_threads_of_a_backward_pass_have_the_choice_of_its_caller():
         out.sum().backward()
     ((thread, plan),) = found
     assert thread != threading.get_ident() and plan == "reference:mix"
-
-
-def test_calls_of_other_threads_are_not_recorded(calls):
-    taken = []
-    with dispatch.recording(lambda *call: taken.append(call)):
-        in_a_thread(calls.dense)
-        assert not taken
-        calls.dense()
-    assert len(taken) == 1
 
 
 @pytest.mark.parametrize("how", ["argument", "context", "environment"])

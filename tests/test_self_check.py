@@ -164,3 +164,30 @@ def test_the_module_is_left_as_it_was():
     pgconv.self_check(conv, f, samples)
     assert all(torch.equal(x, before[name]) for name, x in conv.state_dict().items())
     assert all(p.grad is None and p.dtype == torch.float32 for p in conv.parameters())
+
+
+@pytest.mark.parametrize("share", [0.02, -1.0])
+@pytest.mark.parametrize("seed", range(3))
+def test_a_wrong_gradient_of_a_full_range_is_found(share, seed):
+    """It is at its bound, beyond which there may be none: a rounding must not move it there."""
+    torch.manual_seed(seed)
+    lift, conv = (
+        pgconv.nn.LiftingConv2d(1, 3, 3, num_samples=4),
+        pgconv.nn.GroupConv2d(3, 3, 3, num_samples=4, partial=True),
+    )
+
+    class Both(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lift, self.conv = lift, conv
+
+        def forward(self, x):
+            theta = self.conv.sampler.theta
+            if theta.dtype == torch.float32 and wrong:
+                theta.register_hook(lambda grad: grad * (1 + share))
+            return self.conv(*self.lift(x))[0]
+
+    for wrong in (False, True):
+        report = pgconv.self_check(Both(), torch.randn(2, 1, 7, 7), seed=seed)
+        name = "grad conv.sampler.theta"
+        assert (report.errors[name] > report.bounds[name]) == wrong and report.ok != wrong

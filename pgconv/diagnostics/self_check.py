@@ -15,6 +15,7 @@ from pgconv.diagnostics._runs import _tensors, mapped, run
 from pgconv.kernel_nets import packing
 from pgconv.kernel_nets.base import KernelNet
 from pgconv.ops.dispatch import use_backend
+from pgconv.sampling import Sampler
 
 VALUE_TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-5, torch.bfloat16: 3e-2, torch.float16: 4e-3}
 GRADIENT_FACTOR = 10.0
@@ -100,6 +101,8 @@ def _rounded(module: nn.Module, dtype: torch.dtype, seed: int) -> nn.Module:
     """The module with parameters, and gradients of whatever it computes, that are off by half a unit in the last place of their
     largest value, up or down. Kernel nets are evaluated in float32 at least."""
     generator = torch.Generator().manual_seed(seed)
+    # A full range and gates begin at their bounds, where derivatives jump: moved beyond them they would have none.
+    kinks = {id(p) for inner in module.modules() if isinstance(inner, Sampler) for p in inner.parameters(recurse=False)}
 
     def off(x: Tensor, dtype: torch.dtype, largest: float) -> Tensor:
         signs = torch.randint(2, x.shape, generator=generator).to(x) * 2 - 1
@@ -109,7 +112,7 @@ def _rounded(module: nn.Module, dtype: torch.dtype, seed: int) -> nn.Module:
         return tuple(g if g is None else g + off(g, dtype, _largest(g)) for g in grads)
 
     for p in module.parameters():
-        if p.is_floating_point():
+        if p.is_floating_point() and id(p) not in kinks:
             p.add_(off(p, packing.compute_dtype(dtype), _largest(p) or 1.0))
     module.register_forward_hook(lambda *call: _hook_all(call[-1], round_gradients))
     return module

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -19,32 +17,16 @@ from pgconv.ops import plan as planner
 from pgconv.ops import rates
 from pgconv.spec import ORDERS, Facts, Plan
 
-_Choice = tuple[str | None, str | None]
-_Recorder = Callable[[Facts, Plan, Plan], None]
-
-_chosen: ContextVar[_Choice | None] = ContextVar("pgconv.use_backend", default=None)
-_recorders: ContextVar[tuple[_Recorder, ...]] = ContextVar("pgconv.recording", default=())
-
-_OF_BACKWARD = "pgconv.use_backend"
-"""The choice once more, where PyTorch takes it along to autograd's threads."""
-
-
-class _OfThread(threading.local):
-    """And for compiled code: compilers guard attributes, and no context variables."""
-
-    def __init__(self) -> None:
-        self.chosen: _Choice | None = None
-
-
-_of_thread = _OfThread()
+_active: list[tuple[str | None, str | None]] = []
+_recorders: list[Callable[[Facts, Plan, Plan], None]] = []
 
 
 @contextmanager
 def use_backend(name: str | None, order: str | None = None) -> Iterator[None]:
     """Run every call inside the block on one backend; ``None`` means the best one for each call.
 
-    A named backend that cannot run a call raises a ``ValueError`` with its reason instead of falling back. Other threads and
-    ``asyncio`` tasks are not concerned (compiled code: other threads).
+    A named backend that cannot run a call raises a ``ValueError`` with its reason instead of falling back. The choice is for all
+    threads of the process, of which autograd has its own; of several open blocks the latest holds.
 
     Args:
         name: ``"cuda"``, ``"triton"``, ``"cpp"``, ``"reference"`` or None
@@ -67,49 +49,21 @@ def use_backend(name: str | None, order: str | None = None) -> Iterator[None]:
         backends.load(name)
     if order is not None:
         check_choice("use_backend", "order", order, ORDERS)
-    before = _of_thread.chosen if torch.compiler.is_compiling() else _chosen.get()
-    _choose((name, order))
+    entry = name, order
+    _active.append(entry)
     try:
         yield
     finally:
-        _choose(before)
-
-
-def _choose(choice: _Choice | None) -> None:
-    _of_thread.chosen = choice
-    if torch.compiler.is_compiling():
-        return
-    _chosen.set(choice)
-    if choice is not None:
-        torch._C._stash_obj_in_tls(_OF_BACKWARD, choice)
-    elif torch._C._is_key_in_tls(_OF_BACKWARD):
-        _forget(_OF_BACKWARD)
-
-
-def _forget(key: str) -> None:
-    # No thread may end with an object there.
-    if hasattr(torch._C, "_remove_obj_from_tls"):
-        torch._C._remove_obj_from_tls(key)
-    else:
-        torch._C._stash_obj_in_tls(key, None)
-
-
-def _choice() -> _Choice:
-    if torch.compiler.is_compiling():
-        return _of_thread.chosen or (default_backend(), None)
-    return _chosen.get() or _of_backward_pass() or (default_backend(), None)
-
-
-def _of_backward_pass() -> _Choice | None:
-    """What is chosen where the gradients are asked for: autograd, in which is called again what was not kept, has own threads."""
-    if torch._C._current_graph_task_id() < 0 or not torch._C._is_key_in_tls(_OF_BACKWARD):
-        return None
-    return torch._C._get_obj_in_tls(_OF_BACKWARD)
+        # Not the latest where blocks end in another order, as in threads.
+        for place in reversed(range(len(_active))):
+            if _active[place] == entry:
+                del _active[place]
+                break
 
 
 def request(op: str, backend: str | None = None, order: str | None = None) -> str:
     """Text of the plan asked for: the argument, else ``use_backend``, else ``PGCONV_BACKEND``, else automatic."""
-    active_name, active_order = _choice()
+    active_name, active_order = _active[-1] if _active else (default_backend(), None)
     name = active_name if backend is None else backend
     if order is None and op == "group_conv2d":
         order = active_order
@@ -186,19 +140,19 @@ def _candidates(facts: Facts, name: str) -> list[tuple[Plan, str | None]]:
 
 
 @contextmanager
-def recording(recorder: _Recorder) -> Iterator[None]:
+def recording(recorder: Callable[[Facts, Plan, Plan], None]) -> Iterator[None]:
     """Tell ``recorder`` the facts, the plan asked for and the plan taken of every forward call inside the block."""
-    token = _recorders.set((*_recorders.get(), recorder))
+    _recorders.append(recorder)
     try:
         yield
     finally:
-        _recorders.reset(token)
+        _recorders.remove(recorder)
 
 
 def run(op: str, facts: Facts, asked: Plan, args: Sequence[Any]) -> torch.Tensor:
     """Run the forward of an operation."""
     plan = resolve(facts, asked)
-    for recorder in _recorders.get():
+    for recorder in _recorders:
         recorder(facts, asked, plan)
     return backends.load(plan.backend).function(op)(plan.order, *args)
 
