@@ -29,7 +29,7 @@ test: $(VENV)/.test
 # The native tests on a library built with the address and undefined-behaviour sanitizers, in a package of its own. Of the GPU
 # kernels alone, one set of arguments a test, it is part of `make test`; every schedule of threads reads and writes the same places.
 SANITIZED := build/sanitize
-GPU_KERNEL_TESTS := emulator cuda_features cuda_points cuda_lists cuda_conv
+GPU_KERNEL_TESTS := emulator cuda_features cuda_points cuda_lists cuda_conv cuda_signals
 test-sanitize: $(VENV)/.test
 	rm -rf $(SANITIZED)/pgconv
 	$(call sanitized,all,native_conv native_points bfloat16 point_rotations $(GPU_KERNEL_TESTS))
