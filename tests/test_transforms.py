@@ -160,8 +160,8 @@ def test_forward_mode_is_the_adjoint_of_reverse_mode(op, variant, name):
     close(out, of_one(tensors[at]))
 
 
-@pytest.mark.parametrize(("op", "variant"), VARIANTS)
-def test_forward_mode_in_all_tensors_at_once(op, variant):
+def of_floating(op, variant):
+    """An operator as a function of its floating tensors, these, and tangents."""
     function, tensors = operation(op, variant)
     places = [i for i, x in enumerate(tensors) if x is not None and x.is_floating_point()]
 
@@ -170,10 +170,15 @@ def test_forward_mode_in_all_tensors_at_once(op, variant):
         return function(*(operands.get(i, x) for i, x in enumerate(tensors)))
 
     primals = tuple(tensors[i] for i in places)
-    tangents = tuple(draw(*x.shape).flip(-1) for x in primals)
-    moved = jvp(of_places, primals, tangents)[1]
+    return of_places, primals, tuple(draw(*x.shape).flip(-1) for x in primals)
+
+
+@pytest.mark.parametrize(("op", "variant"), VARIANTS)
+def test_forward_mode_in_all_tensors_at_once(op, variant):
+    function, primals, tangents = of_floating(op, variant)
+    moved = jvp(function, primals, tangents)[1]
     step = 1e-5
-    ahead, behind = (of_places(*(x + s * t for x, t in zip(primals, tangents))) for s in (step, -step))
+    ahead, behind = (function(*(x + s * t for x, t in zip(primals, tangents))) for s in (step, -step))
     close(moved, (ahead - behind) / (2 * step), 1e-6)
 
 
@@ -358,19 +363,6 @@ def dual(function, primals, tangents):
     with forward_ad.dual_level():
         out = function(*(forward_ad.make_dual(x, t) for x, t in zip(primals, tangents)))
         return forward_ad.unpack_dual(out)
-
-
-def of_floating(op, variant):
-    """An operator as a function of its floating tensors, these, and tangents."""
-    function, tensors = operation(op, variant)
-    places = [i for i, x in enumerate(tensors) if x is not None and x.is_floating_point()]
-
-    def of_places(*values):
-        operands = dict(zip(places, values))
-        return function(*(operands.get(i, x) for i, x in enumerate(tensors)))
-
-    primals = tuple(tensors[i] for i in places)
-    return of_places, primals, tuple(draw(*x.shape).flip(-1) for x in primals)
 
 
 @pytest.mark.parametrize("reverse", [False, True], ids=["forward-mode", "both-modes"])

@@ -3,7 +3,9 @@ GPU where there is one."""
 
 import importlib.util
 from dataclasses import replace
+from functools import partial
 
+import conv_machines
 import pytest
 import torch
 
@@ -25,12 +27,7 @@ FUSED = pytest.mark.parametrize("order", ["aggregate", "direct"])
 ALL = (True, True, True)
 
 
-def make(dtype, b=2, c=3, o=5, nv=2, nu=3, hidden=8, size=(5, 7), geometry=None, per_example=False):
-    geometry = geometry or ConvGeometry.make("test", 3, 1, "same", 1, "disc")
-    generator = torch.Generator().manual_seed(0)
-    shapes = (b, c, nv, *size), (b if per_example else 1, nu, nv, len(geometry.taps()), hidden), (o, c, hidden)
-    f, phi, weight = (torch.randn(shape, generator=generator).to(dtype) for shape in shapes)
-    return (f, phi.sin(), weight), geometry
+make = partial(conv_machines.make, size=(5, 7))
 
 
 def expected(tensors, geometry, order):

@@ -15,27 +15,28 @@ def run(module: nn.Module, inputs: tuple[Any, ...], seed: int, backward: bool = 
     inputs = mapped(inputs, lambda t: t.detach().clone().requires_grad_(t.requires_grad))
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())), torch.set_grad_enabled(backward):
         torch.manual_seed(seed)
-        outputs = list(_tensors(module(*inputs)))
+        outputs = list(tensors_in(module(*inputs)))
         generator = torch.Generator().manual_seed(seed + 1)
         loss = sum(
             (out * torch.randn(out.shape, dtype=torch.float64, generator=generator).to(out)).sum() for out in outputs
         )
     results = {f"output {i}": out.detach() for i, out in enumerate(outputs)}
     leaves = {f"grad {name}": p for name, p in module.named_parameters() if p.requires_grad}
-    leaves |= {f"grad input {i}": t for i, t in enumerate(_tensors(inputs)) if t.requires_grad}
+    leaves |= {f"grad input {i}": t for i, t in enumerate(tensors_in(inputs)) if t.requires_grad}
     if leaves and isinstance(loss, Tensor) and loss.requires_grad:
         grads = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
         results |= dict(zip(leaves, grads))
     return results
 
 
-def _tensors(tree: Any) -> Iterator[Tensor]:
+def tensors_in(tree: Any) -> Iterator[Tensor]:
+    """Floating tensors of nested tuples and lists, one after the other."""
     if isinstance(tree, Tensor):
         if tree.is_floating_point():
             yield tree
     elif isinstance(tree, (tuple, list)):
         for item in tree:
-            yield from _tensors(item)
+            yield from tensors_in(item)
 
 
 def mapped(tree: Any, function: Callable[[Tensor], Tensor]) -> Any:

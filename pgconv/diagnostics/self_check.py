@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pgconv._shapes import describe
-from pgconv.diagnostics._runs import _tensors, mapped, run
+from pgconv.diagnostics._runs import mapped, run, tensors_in
 from pgconv.kernel_nets import packing
 from pgconv.kernel_nets.base import KernelNet
 from pgconv.ops.dispatch import use_backend
@@ -121,7 +121,7 @@ def _rounded(module: nn.Module, dtype: torch.dtype, seed: int) -> nn.Module:
 def _hook_all(outputs: Any, hook: Callable[..., Any]) -> None:
     """Call a hook with the gradients that arrive at every operation that outputs were computed by."""
     known: set[Any] = set()
-    waiting = [x.grad_fn for x in _tensors(outputs)]
+    waiting = [x.grad_fn for x in tensors_in(outputs)]
     while waiting:
         node = waiting.pop()
         if node is not None and node not in known:

@@ -133,7 +133,7 @@ class Sampler(nn.Module):
     def _table(self, name: str) -> Tensor:
         """The table as it is, or as it began where it has no storage."""
         table = self.get_buffer(name)
-        return self._table_values[name] if _is_meta(table) else table
+        return self._table_values[name].clone() if _is_meta(table) else table
 
     def _apply(self, fn, recurse: bool = True):
         before = {name: self.get_buffer(name) for name in self._table_values}

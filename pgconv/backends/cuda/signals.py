@@ -17,8 +17,8 @@ from pgconv.backends.cuda.layout import OCTET, aligned, whole_octets
 from pgconv.backends.cuda.scaled import Scale, halves
 
 COPY = 48 << 20
-"""Bytes of a copy, or an image's if that has more. Every copy has launches of its own, which take a few microseconds: images of so
-many bytes take an H200 more than a hundred."""
+"""Bytes of a copy, or an image's if that has more. Every copy has launches of its own. How many bytes
+are best has not been measured."""
 
 
 def samples_last(x: Tensor, scale: Scale | None = None) -> Tensor:
